@@ -1,0 +1,178 @@
+// The Python face of the engine: thin, private to quantprobe.engine.
+
+#include "abort_guard.hpp"
+#include "decoder.hpp"
+#include "head.hpp"
+#include "llama_api.hpp"
+#include "log.hpp"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/unordered_map.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <stdexcept>
+#include <tuple>
+
+namespace nb = nanobind;
+
+using int32_array = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using int8_array  = nb::ndarray<const int8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using byte_array  = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using row_array   = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using bias_array  = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using row_view    = nb::ndarray<nb::numpy, const float, nb::ndim<2>>;
+
+// a view that keeps its owner alive; its content is that of the owner's last batch
+static row_view view_rows(const float * data, int64_t n_rows, int64_t n_cols, nb::handle owner) {
+    return row_view(data, { static_cast<size_t>(n_rows), static_cast<size_t>(n_cols) }, owner);
+}
+
+static std::vector<std::string> function_names() {
+    std::vector<std::string> names;
+#define X(name, ret, args) names.push_back(#name);
+    QUANTPROBE_API(X)
+#undef X
+    return names;
+}
+
+static std::vector<std::tuple<std::string, size_t>> batch_layout() {
+    // clang-format off: a table
+    return {
+        { "sizeof", sizeof(llama_batch) },
+        { "n_tokens", offsetof(llama_batch, n_tokens) },
+        { "token", offsetof(llama_batch, token) },
+        { "embd", offsetof(llama_batch, embd) },
+        { "pos", offsetof(llama_batch, pos) },
+        { "n_seq_id", offsetof(llama_batch, n_seq_id) },
+        { "seq_id", offsetof(llama_batch, seq_id) },
+        { "logits", offsetof(llama_batch, logits) },
+    };
+    // clang-format on
+}
+
+// name, description, type, backend, free bytes, total bytes
+using device_row = std::tuple<std::string, std::string, int32_t, std::string, size_t, size_t>;
+
+static std::vector<device_row> list_devices() {
+    require_llama_api();
+
+    std::vector<device_row> devices;
+    for (size_t i = 0; i < api.ggml_backend_dev_count(); i++) {
+        ggml_backend_device * dev = api.ggml_backend_dev_get(i);
+
+        size_t n_free  = 0;
+        size_t n_total = 0;
+        api.ggml_backend_dev_memory(dev, &n_free, &n_total);
+
+        devices.emplace_back(api.ggml_backend_dev_name(dev), api.ggml_backend_dev_description(dev), api.ggml_backend_dev_type(dev),
+                             api.ggml_backend_reg_name(api.ggml_backend_dev_backend_reg(dev)), n_free, n_total);
+    }
+    return devices;
+}
+
+static int32_t decode(decoder & self, int32_array tokens, int32_array pos, int32_array seq, int8_array output) {
+    const size_t n = tokens.shape(0);
+    if (pos.shape(0) != n || seq.shape(0) != n || output.shape(0) != n) {
+        throw std::invalid_argument("tokens, pos, seq and output have different lengths");
+    }
+    const nb::gil_scoped_release release;
+    return self.decode(tokens.data(), pos.data(), seq.data(), output.data(), static_cast<int64_t>(n));
+}
+
+// the product and the arrays that it uses in place
+struct head_holder {
+    byte_array                    matrix;
+    std::unique_ptr<head_product> product;
+};
+
+static void check_head_rows(const head_holder & self, const row_array & rows) {
+    if (static_cast<int64_t>(rows.shape(1)) != self.product->n_embd) {
+        throw std::invalid_argument("the hidden rows have " + std::to_string(rows.shape(1)) + " columns, the head needs " +
+                                    std::to_string(self.product->n_embd));
+    }
+}
+
+NB_MODULE(_native, m) {
+    m.doc() = "quantprobe's C++ engine; use quantprobe.engine";
+
+    m.def("function_names", &function_names, "Names of the llama.cpp functions that bind() needs.");
+    m.def("batch_layout", &batch_layout, "Size and field offsets of llama_batch as compiled here.");
+    m.def("bind", &bind_llama_api, nb::arg("addresses"), "Take the addresses of llama.cpp's functions.");
+    m.def("guard_aborts", &guard_aborts, nb::arg("on"), "Turn ggml's aborts on this thread into exceptions, or no longer.");
+    m.def("list_devices", &list_devices, "(name, description, type, backend, free, total) of every device.");
+
+    m.def("log_callback", [] { return reinterpret_cast<uintptr_t>(&log_callback); }, "Address of the log callback.");
+    m.def(
+        "take_log",
+        [] {
+            std::vector<std::tuple<int32_t, std::string>> lines;
+            for (const auto & line : global_log().take()) {
+                lines.emplace_back(line.level, line.text);
+            }
+            return lines;
+        },
+        "(level, text) of llama.cpp's log lines since the last call.");
+
+    nb::class_<hidden_collector>(m, "HiddenCollector")
+        .def(nb::init<int64_t>(), nb::arg("n_embd"))
+        .def_prop_ro("address", [](hidden_collector & self) { return reinterpret_cast<uintptr_t>(&self); })
+        .def_prop_ro_static("callback", [](nb::handle) { return reinterpret_cast<uintptr_t>(&hidden_collector::callback); })
+        .def_prop_ro("error", &hidden_collector::error)
+        .def("clear", &hidden_collector::clear)
+        .def("rows", [](nb::handle self) {
+            const auto & collector = nb::cast<hidden_collector &>(self);
+            return view_rows(collector.data(), collector.n_rows(), collector.n_embd, self);
+        });
+
+    nb::class_<decoder>(m, "Decoder")
+        .def(nb::init<uintptr_t, int64_t, int32_t, int32_t, int32_t>(), nb::arg("ctx"), nb::arg("n_vocab"), nb::arg("n_batch"),
+             nb::arg("n_outputs_max"), nb::arg("n_seq_max"))
+        .def("decode", &decode, nb::arg("tokens"), nb::arg("pos"), nb::arg("seq"), nb::arg("output"))
+        .def("logits",
+             [](nb::handle self) {
+                 const auto & dec = nb::cast<decoder &>(self);
+                 return view_rows(dec.logits(), dec.n_rows(), dec.n_vocab, self);
+             })
+        .def("clear", &decoder::clear)
+        .def("seq_cp", &decoder::seq_cp, nb::arg("src"), nb::arg("dst"))
+        .def("seq_rm", &decoder::seq_rm, nb::arg("seq"));
+
+    nb::class_<head_holder>(m, "HeadProduct")
+        .def(
+            "__init__",
+            [](head_holder * self, int32_t type, int64_t n_embd, int64_t n_vocab, byte_array matrix, nb::object bias, float scale,
+               float softcap, size_t device, int32_t n_threads) {
+                bias_array bias_rows;
+                if (!bias.is_none()) {
+                    bias_rows = nb::cast<bias_array>(bias);
+                    if (static_cast<int64_t>(bias_rows.shape(0)) != n_vocab) {
+                        throw std::invalid_argument("the output bias does not fit the vocabulary");
+                    }
+                }
+                const float *     bias_data = bias.is_none() ? nullptr : bias_rows.data();
+                const head_params params    = { type,      n_embd, n_vocab, matrix.data(), matrix.shape(0),
+                                                bias_data, scale,  softcap, device,        n_threads };
+                new (self) head_holder{ matrix, std::make_unique<head_product>(params) };
+            },
+            nb::arg("type"), nb::arg("n_embd"), nb::arg("n_vocab"), nb::arg("matrix"), nb::arg("bias").none(), nb::arg("scale"),
+            nb::arg("softcap"), nb::arg("device"), nb::arg("n_threads"))
+        .def(
+            "compute",
+            [](nb::handle self, row_array rows) {
+                auto &        holder = nb::cast<head_holder &>(self);
+                const int64_t n_rows = static_cast<int64_t>(rows.shape(0));
+                check_head_rows(holder, rows);
+
+                const float * logits = nullptr;
+                {
+                    const nb::gil_scoped_release release;
+                    logits = holder.product->compute(rows.data(), n_rows);
+                }
+                return view_rows(logits, n_rows, holder.product->n_vocab, self);
+            },
+            nb::arg("rows"));
+}

@@ -1,0 +1,165 @@
+"""The `quantprobe` command, and the one place where errors become words and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import click
+
+import quantprobe
+from quantprobe.cli.capture import capture
+from quantprobe.cli.compare import compare
+from quantprobe.cli.completion import completion
+from quantprobe.cli.demo import demo
+from quantprobe.cli.devices import devices
+from quantprobe.cli.diff import diff
+from quantprobe.cli.direction import direction
+from quantprobe.cli.flips import flips
+from quantprobe.cli.import_ import import_results
+from quantprobe.cli.kld import kld
+from quantprobe.cli.make_task import make_task
+from quantprobe.cli.plan import plan
+from quantprobe.cli.report import report
+from quantprobe.cli.show_item import show_item
+from quantprobe.cli.study import study
+from quantprobe.cli.sweep import sweep
+from quantprobe.errors import QuantprobeError
+
+FAILED, STOPPED = 1, 130
+_ASKS_FOR_HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""What a group without a command raises since click 8.2; before, it printed its help by itself."""
+
+
+class Cli(click.Group):
+    """A group whose errors are one line on standard error: exit code 1, or 130 when stopped by Ctrl-C."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:  # click would print an empty line
+            raise click.exceptions.Abort from error
+
+    def main(  # type: ignore[override,unused-ignore]
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        try:
+            status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _leave_quietly()
+        except (click.exceptions.Abort, KeyboardInterrupt):
+            _fail("stopped; run the same command again to continue", STOPPED)
+        except click.ClickException as error:
+            if isinstance(error, _ASKS_FOR_HELP):
+                click.echo(error.format_message())
+                sys.exit(0)
+            _fail(f"error: {_with_hint(error)}")
+        except QuantprobeError as error:
+            _fail(f"error: {error}")
+        except MemoryError:
+            _fail("error: out of memory; a smaller --ctx-size or --ubatch-size needs less")
+        except OSError as error:
+            _fail(f"error: {describe_os_error(error)}")
+        except ImportError as error:
+            _fail(f"error: {error}")
+        else:
+            sys.exit(status if isinstance(status, int) else 0)
+
+
+def describe_os_error(error: OSError) -> str:
+    """What the system refused, where, and what to do."""
+    where = f"{error.filename}: " if error.filename else ""
+    advice = {
+        errno.ENOMEM: "; a smaller --ctx-size or --ubatch-size needs less",
+        errno.ENOSPC: "; free some space and run the same command again",
+        errno.EACCES: "; choose another folder, or change its permissions",
+        errno.EPERM: "; choose another folder, or change its permissions",
+        errno.EROFS: "; choose a folder that can be written",
+    }.get(error.errno or 0, "")
+    return f"{where}{error.strerror or error}{advice}"
+
+
+def _with_hint(error: click.ClickException) -> str:
+    message = error.format_message()
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        return f"{message.rstrip('.')} (see {error.ctx.command_path} --help)"
+    return message
+
+
+def _fail(message: str, status: int = FAILED) -> NoReturn:
+    """One line on standard error, whatever line ends the message has, and out."""
+    click.echo("; ".join(line.strip() for line in message.splitlines() if line.strip()), err=True)
+    sys.exit(status)
+
+
+def _leave_quietly() -> NoReturn:
+    """The reader of our output has gone; nothing is left to say, and nothing must be flushed at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(FAILED)
+
+
+def _print_versions(ctx: click.Context, parameter: click.Parameter, asked: bool) -> None:
+    if not asked or ctx.resilient_parsing:
+        return
+    click.echo(f"quantprobe {quantprobe.__version__}")
+    try:
+        from quantprobe.engine.devices import versions
+
+        known = versions()
+        click.echo(f"llama-cpp-python {known.llama_cpp_python}")
+        click.echo(f"llama.cpp {known.llama_cpp} ({', '.join(known.backends)})")
+    except (ImportError, OSError, RuntimeError, QuantprobeError) as error:
+        click.echo(f"llama.cpp cannot be loaded here, so models cannot be run: {error}")
+    ctx.exit()
+
+
+EPILOG = """\b
+Examples:
+  quantprobe demo
+  quantprobe sweep model-BF16.gguf quants/ --text wiki.test.raw
+  quantprobe COMMAND --help
+"""
+
+
+@click.group(cls=Cli, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_versions,
+    help="Show versions and exit.",
+)
+def cli() -> None:
+    """How far a quantized GGUF moved from its base, and which way."""
+
+
+COMMANDS: tuple[click.Command, ...] = (
+    *(sweep, capture, compare, flips),
+    *(study, report, diff, import_results, direction),
+    *(plan, make_task, show_item, kld),
+    *(devices, demo, completion),
+)
+for command in COMMANDS:
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Entry point of the `quantprobe` script."""
+    for stream in (sys.stdout, sys.stderr):
+        # Windows consoles and pipes may lack ± and Δ; a question mark is better than a traceback
+        reconfigure: Callable[..., None] | None = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+    cli()

@@ -1,0 +1,62 @@
+"""The rows of a capture, made comparable with a quant's logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantprobe.arrays import Float32Array, Int32Array
+from quantprobe.capture.llama_kld import decode_records
+from quantprobe.capture.logprobs import decode_logprobs
+from quantprobe.capture.store import Capture
+from quantprobe.engine.devices import Device
+from quantprobe.engine.head import Head, Post, unpack_rows
+from quantprobe.metrics.divergence import llama_row_metrics, row_metrics
+
+
+class BaseRows:
+    """Turns stored rows into logits (or log-probabilities), and compares them with a quant's.
+
+    One per capture: it holds the output matrix of `hidden` captures. The arrays it returns are gone at the next call.
+    """
+
+    def __init__(self, kind: str, n_vocab: int, head: Head | None) -> None:
+        self.kind = kind
+        self.n_vocab = n_vocab
+        self._head = head
+
+    def logits(self, stored: NDArray[Any], row_dtype: str) -> Float32Array:
+        """`[n_rows, n_vocab]` float32: logits of a `hidden` capture, log-probabilities of the other kinds."""
+        if self._head is not None:
+            return self._head.compute(unpack_rows(stored, row_dtype))
+        if self.kind == "llama_kld":
+            return decode_records(np.ascontiguousarray(stored), self.n_vocab)
+        return decode_logprobs(np.ascontiguousarray(stored))
+
+    def compare(
+        self, stored: NDArray[Any], row_dtype: str, quant: Float32Array, targets: Int32Array, llama_compat: bool = False
+    ) -> NDArray[Any]:
+        """Row metrics (`ROW_DTYPE`) of the stored rows against a quant's logits of the same rows."""
+        if self.kind == "llama_kld":
+            return llama_row_metrics(np.ascontiguousarray(stored), quant, targets, llama_compat)
+        return row_metrics(self.logits(stored, row_dtype), quant, targets)
+
+
+def open_base_rows(capture: Capture, device: Device, n_threads: int, base_model: Path | None) -> BaseRows:
+    """The rows of a finished capture.
+
+    `base_model` names the base's GGUF if it is no longer where it was captured; an embedded head needs none. The head's
+    bytes are checked against the digest in the capture.
+    """
+    reference = capture.meta.head
+    n_vocab = capture.meta.base.n_vocab
+    if reference is None:
+        return BaseRows(capture.meta.kind, n_vocab, None)
+    post = Post(scale=reference.scale or 1.0, softcap=reference.softcap or 0.0)
+    matrix = capture.head_bytes(base_model)
+    shape = (reference.shape[0], reference.shape[1])
+    head = Head(matrix, reference.type_name, shape, capture.head_bias(), post, device, n_threads)
+    return BaseRows(capture.meta.kind, n_vocab, head)

@@ -1,0 +1,232 @@
+"""A model loaded by llama.cpp, its tokenizer, and contexts to decode in."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from quantprobe import _native
+from quantprobe.arrays import Int32Array
+from quantprobe.engine.abi import GGML_TYPES, guarded, last_errors, llama
+from quantprobe.engine.plan import Geometry
+from quantprobe.engine.settings import Settings
+from quantprobe.errors import EngineError, InputError
+from quantprobe.gguf_file import ModelInfo
+
+
+class Model:
+    """A loaded model. Close it, or use it in a `with` block: llama.cpp holds the memory.
+
+    With `vocab_only` no weights are read: it can tokenize and nothing else.
+    Raises `EngineError` with llama.cpp's own last lines when it cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        info: ModelInfo,
+        settings: Settings,
+        on_progress: Callable[[float], None] | None = None,
+        vocab_only: bool = False,
+    ) -> None:
+        self.info = info
+        self.settings = settings.with_threads()
+        self._handle: Any = _load(info, self.settings, on_progress, vocab_only)
+        self._vocab = llama.llama_model_get_vocab(self._handle)
+        self.n_vocab = int(llama.llama_vocab_n_tokens(self._vocab))
+        self.n_embd = int(getattr(llama, "llama_model_n_embd_out", llama.llama_model_n_embd)(self._handle))
+        self.n_layer = int(llama.llama_model_n_layer(self._handle))
+        self._refuse_unscorable()
+
+    def _refuse_unscorable(self) -> None:
+        """llama.cpp's tools abort, or print nonsense, on models that do not predict the next token of a sequence."""
+        if llama.llama_model_has_encoder(self._handle) or not llama.llama_model_has_decoder(self._handle):
+            self.close()
+            raise EngineError(
+                f"{self.info.path.name} ({self.info.architecture}) is an encoder or embedding model; "
+                "quantprobe measures models that predict the next token"
+            )
+        if llama.llama_vocab_get_add_eos(self._vocab):
+            self.close()
+            raise EngineError(
+                f"the vocabulary of {self.info.path.name} appends EOS to every text, so windows of a text cannot be "
+                "scored; set tokenizer.ggml.add_eos_token to false in the GGUF"
+            )
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Recurrent or hybrid: its memory cannot hold one token for several sequences, nor forget a part of one."""
+        handle = self._handle
+        return bool(llama.llama_model_is_recurrent(handle) or llama.llama_model_is_hybrid(handle))
+
+    @property
+    def bos(self) -> int | None:
+        """The token that begins every text, None if the vocabulary adds none."""
+        token = int(llama.llama_vocab_bos(self._vocab)) if llama.llama_vocab_get_add_bos(self._vocab) else -1
+        return token if token >= 0 else None
+
+    def tokenize(self, text: str, add_special: bool, parse_special: bool) -> Int32Array:
+        """Token ids `[n_tokens]` int32 of a text, by llama.cpp's own tokenizer in one call."""
+        data = text.encode("utf-8")
+        tokens = np.empty(len(data) + 2, dtype=np.int32)
+        for _ in range(2):
+            buffer = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+            n = int(llama.llama_tokenize(self._vocab, data, len(data), buffer, len(tokens), add_special, parse_special))
+            if n >= 0:
+                return tokens[:n].copy()
+            if n == -(2**31):
+                break
+            tokens = np.empty(-n, dtype=np.int32)
+        raise InputError(f"a text of {len(data)} bytes is too long to tokenize; split it")
+
+    @property
+    def bos_text(self) -> str:
+        """The text of BOS, empty if the vocabulary has none."""
+        return self._text(int(llama.llama_vocab_bos(self._vocab)))
+
+    @property
+    def eos_text(self) -> str:
+        return self._text(int(llama.llama_vocab_eos(self._vocab)))
+
+    def _text(self, token: int) -> str:
+        return self.piece(token) if token >= 0 else ""
+
+    def piece(self, token: int) -> str:
+        """The text of a token, special tokens by their names."""
+        buffer = ctypes.create_string_buffer(256)
+        n = int(llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, True))
+        return buffer.raw[: max(n, 0)].decode("utf-8", errors="replace")
+
+    def close(self) -> None:
+        if self._handle is not None:
+            llama.llama_model_free(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def _load(info: ModelInfo, settings: Settings, on_progress: Callable[[float], None] | None, vocab_only: bool) -> Any:
+    params = llama.llama_model_default_params()
+    params.vocab_only = vocab_only
+    params.n_gpu_layers = settings.n_gpu_layers
+    params.main_gpu = settings.main_gpu
+    _set_mmap(params, settings.use_mmap)
+    no_devices = (ctypes.c_void_p * 1)(None)
+    if settings.n_gpu_layers == 0:
+        # an empty list keeps a GPU out altogether; 0 layers alone would still use it for large batches
+        params.devices = ctypes.addressof(no_devices)
+    split = _tensor_split(settings.tensor_split)
+    if split is not None:
+        params.tensor_split = split
+
+    interrupted = False
+
+    @llama.llama_progress_callback  # type: ignore[untyped-decorator]
+    def report(fraction: float, _user_data: ctypes.c_void_p) -> bool:
+        nonlocal interrupted
+        try:
+            if on_progress is not None:
+                on_progress(fraction)
+        except KeyboardInterrupt:
+            # an exception cannot cross llama.cpp: cancel the load, raise it again below
+            interrupted = True
+        return not interrupted
+
+    params.progress_callback = report
+    last_errors()
+    with guarded():
+        handle = llama.llama_model_load_from_file(str(info.path).encode("utf-8"), params)
+    if interrupted:
+        if handle:
+            llama.llama_model_free(handle)
+        raise KeyboardInterrupt
+    if not handle:
+        raise EngineError(
+            f"llama.cpp could not load {info.path} ({info.architecture}, {info.size_bytes / 1e9:.2f} GB): "
+            f"{last_errors()}. If memory ran out, offload fewer layers (--n-gpu-layers) or close other programs"
+        )
+    return handle
+
+
+def _set_mmap(params: ctypes.Structure, use_mmap: bool) -> None:
+    if hasattr(params, "load_mode"):
+        params.load_mode = 1 if use_mmap else 0  # LLAMA_LOAD_MODE_MMAP, _NONE
+    else:
+        params.use_mmap = use_mmap
+
+
+def _tensor_split(split: tuple[float, ...]) -> ctypes.Array[ctypes.c_float] | None:
+    if not split:
+        return None
+    n_devices = int(llama.llama_max_devices())
+    if len(split) > n_devices:
+        raise InputError(f"--tensor-split has {len(split)} parts; llama.cpp knows at most {n_devices} devices")
+    return (ctypes.c_float * n_devices)(*split)
+
+
+class Context:
+    """A llama.cpp context and the native decoder over it.
+
+    With `hidden` the final-norm rows of each batch are collected beside the logits.
+    """
+
+    def __init__(self, model: Model, geometry: Geometry, hidden: bool = False) -> None:
+        self.model = model
+        self.geometry = geometry
+        self.collector = _native.HiddenCollector(model.n_embd) if hidden else None
+        params = _context_params(model.settings, geometry)
+        if self.collector is not None:
+            params.cb_eval = ctypes.cast(_native.HiddenCollector.callback, type(params.cb_eval))
+            params.cb_eval_user_data = ctypes.c_void_p(self.collector.address)
+        last_errors()
+        with guarded():
+            self._handle = llama.llama_init_from_model(model._handle, params)
+        if not self._handle:
+            raise EngineError(
+                f"llama.cpp could not make a context of {geometry.n_ctx} x {geometry.n_seq} tokens for "
+                f"{model.info.path.name}: {last_errors()}. A smaller --ctx-size or --ubatch-size needs less memory"
+            )
+        self.decoder = _native.Decoder(
+            ctypes.cast(self._handle, ctypes.c_void_p).value or 0,
+            model.n_vocab,
+            min(geometry.n_batch, int(llama.llama_n_batch(self._handle))),
+            geometry.n_outputs,
+            min(geometry.n_seq, int(llama.llama_n_seq_max(self._handle))),
+        )
+
+    def close(self) -> None:
+        if self._handle is not None:
+            llama.llama_free(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def _context_params(settings: Settings, geometry: Geometry) -> Any:
+    params = llama.llama_context_default_params()
+    params.n_ctx = geometry.n_ctx if geometry.unified else geometry.n_ctx * geometry.n_seq
+    # llama.cpp clips n_batch to n_ctx and asserts that n_seq_max <= n_batch
+    params.n_batch = max(min(geometry.n_batch, params.n_ctx), geometry.n_seq)
+    params.n_ubatch = min(geometry.n_ubatch, params.n_batch)
+    params.n_seq_max = geometry.n_seq
+    params.n_outputs_max = geometry.n_outputs
+    params.n_threads = params.n_threads_batch = settings.n_threads
+    params.flash_attn_type = 1 if settings.flash_attn else 0
+    params.type_k = GGML_TYPES[settings.type_k]
+    params.type_v = GGML_TYPES[settings.type_v]
+    params.swa_full = False
+    params.kv_unified = geometry.unified
+    params.offload_kqv = settings.n_gpu_layers != 0
+    params.op_offload = settings.n_gpu_layers != 0
+    return params

@@ -1,0 +1,138 @@
+"""What to decode, batch by batch: pure arithmetic over tokens, no llama.cpp.
+
+A plan is a sequence of steps. Each step names its rows by their ids in the probe, so that rows can be stored and
+compared in any order; a plan for the same probe and geometry is always the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantprobe.arrays import Int32Array, Int64Array
+from quantprobe.engine.settings import Settings
+from quantprobe.probes.text import TextProbe
+
+MAX_SEQ = 64
+"""Most sequences in our own contexts; more give no speed and cost memory per sequence."""
+
+LLAMA_MAX_SEQ = 256
+"""llama.cpp's own limit (llama_max_parallel_sequences)."""
+
+BLOCK_BYTES = 96 * 1024 * 1024
+"""Most bytes of logits in one batch. llama.cpp holds them twice (graph and output buffer), the base's rows are a third
+copy: about 290 MB in all, whatever the vocabulary and the context length."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The shape of a context; what is asked for, not what llama.cpp pads it to."""
+
+    n_ctx: int
+    """Cells per sequence, or of the one shared buffer if `unified`."""
+    n_seq: int
+    n_batch: int
+    n_ubatch: int
+    n_outputs: int
+    """Most rows that one batch may ask for; bounds the memory of llama.cpp's output buffers."""
+    unified: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of llama_decode and the memory operations before it."""
+
+    tokens: Int32Array
+    pos: Int32Array
+    seq: Int32Array
+    output: NDArray[np.int8]
+    """`[n_tokens]`, 1 where a row is wanted."""
+    row_ids: Int64Array
+    """`[n_rows]`, the ids of the wanted rows in batch order."""
+    clear: bool = False
+    copies: tuple[tuple[int, int], ...] = ()
+    """(from, to) pairs of sequences, copied before the decode."""
+    removes: tuple[int, ...] = ()
+    """Sequences forgotten before the copies."""
+
+
+def block_rows(n_vocab: int, n_ubatch: int) -> int:
+    """Most rows in one batch: `BLOCK_BYTES` of logits, at least 16, at most a micro-batch."""
+    return max(16, min(n_ubatch, BLOCK_BYTES // (4 * n_vocab)))
+
+
+def window_geometry(probe: TextProbe, settings: Settings, n_vocab: int) -> Geometry:
+    """The context for a text: as many whole windows as fit one micro-batch, each its own sequence.
+
+    Windows are decoded in the order of the text and each batch is one micro-batch, so llama.cpp never has to swap rows
+    (with llama-perplexity's four interleaved windows it does: 512 swaps of n_vocab floats a batch).
+    """
+    n_ubatch = settings.n_ubatch_used
+    n_outputs = block_rows(n_vocab, n_ubatch)
+    n_seq = max(1, min(n_ubatch // probe.n_ctx, n_outputs // probe.rows_per_window, MAX_SEQ, probe.n_windows))
+    return Geometry(
+        n_ctx=probe.n_ctx,
+        n_seq=n_seq,
+        n_batch=n_ubatch,
+        n_ubatch=n_ubatch,
+        n_outputs=max(n_outputs, n_seq),
+        unified=False,
+    )
+
+
+def llama_perplexity_geometry(probe: TextProbe, settings: Settings) -> Geometry:
+    """The context of llama-perplexity: `n_batch / n_ctx` windows in one batch, cut into micro-batches by llama.cpp.
+
+    For the last digit of its printed numbers: which kernels run depends on the shape of the micro-batches. It holds all
+    rows of a batch at once, as the tool does, and gives no hidden rows (their order is llama.cpp's own).
+    """
+    n_seq = max(1, min(settings.n_batch // probe.n_ctx, LLAMA_MAX_SEQ))
+    return Geometry(
+        n_ctx=probe.n_ctx,
+        n_seq=n_seq,
+        n_batch=min(settings.n_batch, n_seq * probe.n_ctx),
+        n_ubatch=settings.n_ubatch,
+        n_outputs=max(n_seq, n_seq * min(probe.rows_per_window, settings.n_batch)),
+        unified=False,
+    )
+
+
+def plan_windows(probe: TextProbe, geometry: Geometry) -> Iterator[Step]:
+    """Steps that give every row of a text, in ascending order of row ids."""
+    tokens = probe.decoded()
+    for begin in range(0, probe.n_windows, geometry.n_seq):
+        group = np.arange(begin, min(begin + geometry.n_seq, probe.n_windows))
+        for number, (low, high) in enumerate(_pieces(probe, geometry)):
+            yield _window_step(probe, tokens, group, low, high, clear=number == 0)
+
+
+def _pieces(probe: TextProbe, geometry: Geometry) -> list[tuple[int, int]]:
+    """Ranges of positions of one window: at most `n_batch` tokens and `n_outputs` rows each."""
+    if geometry.n_seq > 1:
+        return [(0, probe.n_ctx)]
+    cuts = [0]
+    while cuts[-1] < probe.n_ctx:
+        low = cuts[-1]
+        n_unscored = max(probe.first - low, 0)
+        cuts.append(min(low + geometry.n_batch, low + n_unscored + geometry.n_outputs, probe.n_ctx))
+    return list(itertools.pairwise(cuts))
+
+
+def _window_step(
+    probe: TextProbe, tokens: Int32Array, group: NDArray[np.intp], low: int, high: int, clear: bool
+) -> Step:
+    pos = np.arange(low, high, dtype=np.int32)
+    scored = (pos >= probe.first) & (pos < probe.n_ctx - 1)
+    row_ids = group[:, None] * probe.rows_per_window + (pos[scored] - probe.first)[None, :]
+    return Step(
+        tokens=np.ascontiguousarray(tokens[group, low:high]).reshape(-1),
+        pos=np.tile(pos, len(group)),
+        seq=np.repeat(np.arange(len(group), dtype=np.int32), len(pos)),
+        output=np.tile(scored.astype(np.int8), len(group)),
+        row_ids=row_ids.astype(np.int64).reshape(-1),
+        clear=clear,
+    )

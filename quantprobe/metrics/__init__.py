@@ -1,0 +1,1 @@
+"""Per-row and per-item metrics (numba kernels and their public faces)."""

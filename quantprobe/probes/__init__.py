@@ -1,0 +1,1 @@
+"""Token sequences with scored positions, made from texts and from questions."""

@@ -1,0 +1,113 @@
+"""Text probes: windows of one text, the second half of each scored, as llama-perplexity does."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from quantprobe.arrays import Int32Array
+from quantprobe.errors import InputError
+
+
+@dataclass(frozen=True)
+class TextProbe:
+    """Windows of one text.
+
+    Row r of window w is the prediction made at position `first + r` for the token at
+    position `first + r + 1`; rows are numbered window by window.
+    """
+
+    name: str
+    tokens: Int32Array
+    """`[n_windows, n_ctx]` int32: the text's own tokens, before the BOS replacement."""
+    bos: int | None
+    """Token that replaces the first of every window when it is decoded; None: no replacement."""
+
+    @property
+    def n_windows(self) -> int:
+        return int(self.tokens.shape[0])
+
+    @property
+    def n_ctx(self) -> int:
+        return int(self.tokens.shape[1])
+
+    @property
+    def first(self) -> int:
+        """First scored position of a window."""
+        return self.n_ctx // 2
+
+    @property
+    def rows_per_window(self) -> int:
+        return self.n_ctx - 1 - self.first
+
+    @property
+    def n_rows(self) -> int:
+        return self.n_windows * self.rows_per_window
+
+    def targets(self) -> Int32Array:
+        """The token that each row should predict, `[n_rows]` int32."""
+        return np.ascontiguousarray(self.tokens[:, self.first + 1 :]).reshape(-1)
+
+    def windows(self) -> Int32Array:
+        """The window of each row, `[n_rows]` int32: the clusters of the uncertainty."""
+        return np.repeat(np.arange(self.n_windows, dtype=np.int32), self.rows_per_window)
+
+    def decoded(self) -> Int32Array:
+        """What the model sees, `[n_windows, n_ctx]` int32: BOS put in place."""
+        tokens = self.tokens.copy()
+        if self.bos is not None:
+            tokens[:, 0] = self.bos
+        return tokens
+
+    def sha256(self) -> str:
+        """Digest of everything that the rows depend on."""
+        digest = hashlib.sha256()
+        digest.update(f"text {self.n_windows} {self.n_ctx} {self.bos}\n".encode())
+        digest.update(np.ascontiguousarray(self.tokens, dtype="<i4").tobytes())
+        return digest.hexdigest()
+
+
+def read_text(path: Path) -> str:
+    """The text of a file as llama-perplexity's `-f` reads it: one final newline is removed.
+
+    Raises `InputError` if the file cannot be read, is empty, or is not UTF-8.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read the text {path}: {error.strerror or error}") from error
+    if data.endswith(b"\n"):
+        data = data[:-1]
+    if not data.strip():
+        raise InputError(f"the text {path} is empty; give a file with at least two windows of text")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"the text {path} is not UTF-8 (byte {error.start} is 0x{data[error.start]:02x}); convert it first"
+        ) from error
+
+
+def text_probe(name: str, tokens: Int32Array, n_ctx: int, n_chunks: int | None, bos: int | None) -> TextProbe:
+    """Cut a tokenized text into windows of `n_ctx`; the tail is dropped.
+
+    `tokens` is `[n_tokens]` int32, with the BOS that the tokenizer added, if any. At most `n_chunks`
+    windows are taken (None: all). Like llama-perplexity, at least two windows of text are asked for.
+    """
+    if n_ctx < 4:
+        raise InputError(f"--ctx-size {n_ctx} leaves nothing to score; use 4 or more (llama.cpp's default is 512)")
+    if n_chunks is not None and n_chunks < 1:
+        raise InputError(f"--chunks {n_chunks}: at least one window must be measured")
+    if len(tokens) < 2 * n_ctx:
+        raise InputError(
+            f"the text {name!r} has {len(tokens)} tokens and two windows need {2 * n_ctx}; "
+            f"give a longer text or a --ctx-size of at most {len(tokens) // 2}"
+        )
+    n_windows = len(tokens) // n_ctx
+    if n_chunks is not None:
+        n_windows = min(n_windows, n_chunks)
+    windows = np.ascontiguousarray(tokens[: n_windows * n_ctx], dtype=np.int32).reshape(n_windows, n_ctx)
+    return TextProbe(name=name, tokens=windows, bos=bos)

@@ -1,0 +1,1 @@
+"""Tables, plots, result files and pages; runs no model."""

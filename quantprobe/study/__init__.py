@@ -1,0 +1,1 @@
+"""Findings over a cohort of quants; reads result files, runs no model."""

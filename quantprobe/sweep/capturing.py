@@ -1,0 +1,222 @@
+"""Captures the base: decode once, keep what gives its rows back, check that it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantprobe.arrays import Float32Array
+from quantprobe.capture.logprobs import HEADER_WORDS, encode_logprobs
+from quantprobe.capture.meta import HeadReference
+from quantprobe.capture.probe_files import Probe
+from quantprobe.capture.store import Capture
+from quantprobe.capture.writer import CaptureWriter
+from quantprobe.engine.base_rows import BaseRows
+from quantprobe.engine.devices import head_device
+from quantprobe.engine.head import Head, HeadFit, fit_head, pack_rows
+from quantprobe.engine.model import Model
+from quantprobe.engine.runner import Block, n_probe_tokens, probe_blocks
+from quantprobe.engine.settings import Settings
+from quantprobe.errors import InputError, QuantprobeError
+from quantprobe.gguf_file import HeadSource, ModelInfo, read_head_source
+from quantprobe.probes.text import TextProbe
+from quantprobe.sweep.inputs import (
+    Inputs,
+    Progress,
+    ReadText,
+    identify,
+    load_model,
+    make_text_probe,
+    read_measurable,
+    read_texts,
+)
+from quantprobe.sweep.measured import MeasuredTask, MeasuredText
+from quantprobe.sweep.recorded import base_identity, record_settings
+from quantprobe.sweep.tasks import ReadTask, check_chat, make_task_probe, read_tasks
+
+FIT_ROWS = 128
+"""Rows on which the way back from hidden rows to logits is found; the null control then checks every row."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Inputs and base, read and identified, before any model is loaded: a wrong path costs no time."""
+
+    info: ModelInfo
+    inputs: Inputs
+    settings: Settings
+    texts: tuple[ReadText, ...]
+    tasks: tuple[ReadTask, ...]
+
+    def recorded(self) -> dict[str, Any]:
+        """Recorded settings and the inputs by content: what a capture must match to be taken for done."""
+        return {
+            **record_settings(self.settings),
+            "texts": {text.name: text.sha256 for text in self.texts},
+            "n_chunks": self.inputs.n_chunks,
+            "parse_special": self.inputs.parse_special,
+            "tasks": {task.given.name: task.sha256 for task in self.tasks},
+        }
+
+
+def prepare(base: Path, inputs: Inputs, settings: Settings, progress: Progress) -> Prepared:
+    """Read texts, questions and the base's identity."""
+    info = read_measurable(base)
+    texts, tasks = read_texts(inputs), read_tasks(inputs, progress)
+    for task in tasks:
+        check_chat(task, info)
+    return Prepared(identify(info, progress), inputs, settings, tuple(texts), tuple(tasks))
+
+
+def capture_base(
+    base: Path,
+    inputs: Inputs,
+    settings: Settings,
+    out: Path,
+    progress: Progress,
+    *,
+    kind: str | None = None,
+    embed_head: bool = False,
+) -> Capture:
+    """Decode the base over all inputs and write the capture `out`.
+
+    A finished capture of the same base, settings and inputs is returned as it is; an unfinished one is continued.
+    `kind` forces `hidden` or `logprobs`; by default the self-check decides. `embed_head` copies the output matrix into
+    the capture, so that it can be compared where the base is not at hand.
+    """
+    return capture_prepared(prepare(base, inputs, settings, progress), out, progress, kind=kind, embed_head=embed_head)
+
+
+def capture_prepared(
+    prepared: Prepared, out: Path, progress: Progress, *, kind: str | None = None, embed_head: bool = False
+) -> Capture:
+    """`capture_base` of inputs that are read already."""
+    info, recorded = prepared.info, prepared.recorded()
+    done = find_capture(out, info, recorded, kind, embed_head)
+    if done is not None:
+        progress.note(f"{out} holds this capture already")
+        return done
+    with load_model(info, prepared.settings, progress) as model:
+        probes: list[Probe] = [make_text_probe(model, text, prepared.inputs) for text in prepared.texts]
+        probes += [make_task_probe(model, task, progress) for task in prepared.tasks]
+        return _Capturing(model, info, probes, kind, embed_head).write(out, recorded, progress)
+
+
+def find_capture(
+    out: Path, info: ModelInfo, recorded: Mapping[str, Any], kind: str | None, embed_head: bool
+) -> Capture | None:
+    """The finished capture at `out` if it is the one that would be made; None if there is none.
+
+    Raises `InputError` if another capture lies there: it is never overwritten.
+    """
+    if not out.exists():
+        return None
+    capture = Capture.open(out)
+    head = capture.meta.head
+    same_inputs = capture.meta.base.sha256 == info.sha256 and dict(capture.meta.settings) == recorded
+    same_form = kind in (None, capture.meta.kind) and (not embed_head or head is None or head.embedded)
+    if same_inputs and same_form:
+        return capture
+    raise InputError(
+        f"{out} is a capture of another base, text, setting or form; delete it or give another --out "
+        "(nothing was changed)"
+    )
+
+
+class _Capturing:
+    """One base being captured."""
+
+    def __init__(
+        self, model: Model, info: ModelInfo, probes: Sequence[Probe], kind: str | None, embed_head: bool
+    ) -> None:
+        self.model = model
+        self.info = info
+        self.probes = probes
+        self.embed_head = embed_head
+        self.source = read_head_source(info.path)
+        self.device = head_device(model.settings.n_gpu_layers, info.n_layer)
+        self.n_threads = model.settings.n_threads or 1
+        self.fit = None if kind == "logprobs" else self._find_fit(kind == "hidden")
+        self.kind = "logprobs" if self.fit is None else "hidden"
+        head = None if self.fit is None else Head.of(self.source, self.fit.post, self.device, self.n_threads)
+        self.base_rows = BaseRows(self.kind, model.n_vocab, head)
+
+    def _find_fit(self, required: bool) -> HeadFit | None:
+        """Whether and how this model's logits come back from its hidden rows, measured on the first block."""
+        fit = None
+        for block in probe_blocks(self.model, self.probes[0], hidden=True):
+            if block.hidden is not None and block.hidden.shape[1] == self.source.n_embd:
+                n = min(FIT_ROWS, len(block.row_ids))
+                fit = fit_head(self.source, self.device, self.n_threads, block.hidden[:n], block.logits[:n])
+            break
+        if fit is None and required:
+            raise QuantprobeError(
+                f"the logits of {self.info.name} ({self.info.architecture}) cannot be had back from its hidden rows; "
+                "leave out --kind, or use --kind logprobs"
+            )
+        return fit
+
+    def write(self, out: Path, recorded: Mapping[str, Any], progress: Progress) -> Capture:
+        if self.fit is None:
+            progress.note(
+                f"{self.info.name}: hidden rows do not give this architecture's logits back; "
+                "16-bit log-probabilities are kept instead"
+            )
+        with CaptureWriter.create(out, base_identity(self.info), recorded, self.kind) as writer:
+            for probe in self.probes:
+                if writer.reuse(probe):
+                    progress.note(f"{probe.name}: captured before, kept")
+                    continue
+                self._write_probe(writer, probe, progress)
+            head, bias = self._head_reference()
+            return writer.finish(head, bias)
+
+    def _write_probe(self, writer: CaptureWriter, probe: Probe, progress: Progress) -> None:
+        null = MeasuredText(probe) if isinstance(probe, TextProbe) else MeasuredTask(probe)
+        row_dtype = "uint16" if self.fit is None else self.fit.row_dtype
+        width = self.model.n_vocab + HEADER_WORDS if self.fit is None else self.source.n_embd
+        row_writer = writer.begin(probe, row_dtype, width)
+        progress.start(f"capture {self.info.name} on {probe.name}", n_probe_tokens(self.model, probe), "tok")
+        n_tokens = 0
+        try:
+            for block in probe_blocks(self.model, probe, hidden=self.fit is not None):
+                stored = self._stored(block, row_dtype)
+                row_writer.write(block.row_ids, stored)
+                null.add(block, self.base_rows, stored, row_dtype)
+                progress.advance(block.n_tokens)
+                n_tokens += block.n_tokens
+        finally:
+            progress.finish()
+        row_writer.finish(null.null_control(), n_tokens)
+
+    def _stored(self, block: Block, row_dtype: str) -> Any:
+        if self.fit is None:
+            return encode_logprobs(block.logits)
+        if block.hidden is None:
+            raise QuantprobeError(
+                f"{self.info.name} gave hidden rows for its first rows and none later; use --kind logprobs"
+            )
+        return pack_rows(block.hidden, row_dtype)
+
+    def _head_reference(self) -> tuple[HeadReference | None, Float32Array | None]:
+        if self.fit is None:
+            return None, None
+        return head_reference(self.source, self.fit, self.embed_head), self.source.bias
+
+
+def head_reference(source: HeadSource, fit: HeadFit, embedded: bool) -> HeadReference:
+    """Where the output matrix lies and what follows its product."""
+    return HeadReference(
+        tensor=source.tensor,
+        type_name=source.type_name,
+        shape=(source.n_vocab, source.n_embd),
+        path=str(source.path.resolve()),
+        offset=source.offset,
+        n_bytes=source.n_bytes,
+        scale=None if fit.post.scale == 1.0 else fit.post.scale,
+        softcap=fit.post.softcap or None,
+        post=fit.post.name,
+        embedded=embedded,
+    )

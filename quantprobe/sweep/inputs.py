@@ -1,0 +1,139 @@
+"""What the user gives: texts and tasks, and how progress is told."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from quantprobe.engine.model import Model
+from quantprobe.engine.settings import Settings
+from quantprobe.errors import InputError
+from quantprobe.gguf_file import ModelInfo, hash_model, read_model_info, require_measurable
+from quantprobe.probes.text import TextProbe, read_text, text_probe
+
+
+class Progress(Protocol):
+    """Where a long job tells how far it is; one label at a time."""
+
+    def start(self, label: str, total: int | None, unit: str) -> None: ...
+    def advance(self, n: int = 1) -> None: ...
+    def finish(self) -> None: ...
+    def note(self, message: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """One text file and the name that results give it."""
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class TaskInput:
+    """One question file and the name that results give it."""
+
+    name: str
+    path: Path
+    format: str | None = None
+    template: str | None = None
+    """Name of the prompt template; None: the one of the format."""
+    rule: str | None = None
+    """Scoring rule that decides correctness; None: the one of the template."""
+    few_shot: int = 0
+    few_shot_file: Path | None = None
+    """Question file that the examples come from; None: the dev part that lies with the questions."""
+    chat_template: bool = False
+    """Whether prompts go through the model's own chat template."""
+    n_items: int | None = None
+    """Most questions taken, drawn as llama-perplexity draws them; None: all."""
+    skip_bad: bool = False
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything to measure on."""
+
+    texts: tuple[TextInput, ...]
+    tasks: tuple[TaskInput, ...] = ()
+    n_chunks: int | None = None
+    """Most windows of each text; None: all."""
+    parse_special: bool = False
+    """Whether special tokens written in a text (chat templates) become tokens."""
+    llama_compat: bool = False
+    """Whether known slips of llama-perplexity are reproduced (Winogrande's second choice)."""
+
+    def __post_init__(self) -> None:
+        if not self.texts and not self.tasks:
+            raise InputError("nothing to measure on; give a text with --text FILE or questions with --task FILE")
+        names = [text.name for text in self.texts] + [task.name for task in self.tasks]
+        for name in names:
+            if not name or names.count(name) > 1:
+                raise InputError(f"two inputs are named {name!r}; name them apart: --text NAME=FILE, --task NAME=FILE")
+
+
+@dataclass(frozen=True)
+class ReadText:
+    """A text in memory and the digest of what was read."""
+
+    name: str
+    text: str
+    sha256: str
+
+
+def read_texts(inputs: Inputs) -> list[ReadText]:
+    """All texts, read before any model is loaded, so that a wrong path costs no time."""
+    texts = [(given.name, read_text(given.path)) for given in inputs.texts]
+    return [ReadText(name, text, hashlib.sha256(text.encode("utf-8")).hexdigest()) for name, text in texts]
+
+
+def make_text_probe(model: Model, text: ReadText, inputs: Inputs) -> TextProbe:
+    """The windows of one text under the model's tokenizer, as llama-perplexity makes them."""
+    tokens = model.tokenize(text.text, add_special=True, parse_special=inputs.parse_special)
+    return text_probe(text.name, tokens, model.settings.n_ctx, inputs.n_chunks, model.bos)
+
+
+def read_measurable(path: Path) -> ModelInfo:
+    """Metadata of a model that can be measured; its content is not read."""
+    info = read_model_info(path)
+    require_measurable(info)
+    return info
+
+
+def identify(info: ModelInfo, progress: Progress) -> ModelInfo:
+    """The same with the content's digest."""
+    progress.start(f"hash {info.name}", info.size_bytes, "B")
+    try:
+        return hash_model(info, progress.advance)
+    finally:
+        progress.finish()
+
+
+def load_model(info: ModelInfo, settings: Settings, progress: Progress) -> Model:
+    """Load with a progress bar."""
+    shown = 0
+
+    def report(fraction: float) -> None:
+        nonlocal shown
+        percent = int(100 * fraction)
+        if percent > shown:
+            progress.advance(percent - shown)
+            shown = percent
+
+    progress.start(f"load {info.name}", 100, "%")
+    try:
+        return Model(info, settings, report)
+    finally:
+        progress.finish()
+
+
+def check_names(infos: Sequence[ModelInfo]) -> None:
+    """Two quants with one name would share their files."""
+    names = [info.name for info in infos]
+    for info in infos:
+        if names.count(info.name) > 1:
+            same = [str(other.path) for other in infos if other.name == info.name]
+            raise InputError(f"several quants are named {info.name!r} ({', '.join(same)}); rename the files")

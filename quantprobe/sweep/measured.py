@@ -1,0 +1,128 @@
+"""What is kept of a model's rows beside the base's: values per row of a text, log-probabilities per token of a task."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantprobe.arrays import FloatArray
+from quantprobe.engine.base_rows import BaseRows
+from quantprobe.engine.runner import Block
+from quantprobe.metrics.answers import Answers, answers_from_logprobs
+from quantprobe.metrics.choice_scores import logprob_pairs, pair_layout, score_choices
+from quantprobe.metrics.direction import measure_direction
+from quantprobe.metrics.divergence import ROW_DTYPE, row_metrics
+from quantprobe.probes.choices import TaskProbe
+from quantprobe.probes.text import TextProbe
+from quantprobe.stats.summary import TextSummary, summarise_text
+from quantprobe.sweep.rows_file import read_arrays, write_arrays
+
+
+class MeasuredText:
+    """The rows of one text, `[n_rows]` of `ROW_DTYPE`."""
+
+    def __init__(self, probe: TextProbe, llama_compat: bool = False) -> None:
+        self.probe = probe
+        self.rows = np.zeros(probe.n_rows, ROW_DTYPE)
+        self._targets = probe.targets()
+        self._llama_compat = llama_compat
+
+    def add(self, block: Block, base_rows: BaseRows, stored: NDArray[Any], row_dtype: str) -> None:
+        """Compare the rows of one block with the base's stored ones."""
+        targets = self._targets[block.row_ids]
+        self.rows[block.row_ids] = base_rows.compare(stored, row_dtype, block.logits, targets, self._llama_compat)
+
+    def load(self, path: Path, key: str) -> bool:
+        """Take the rows from an earlier run; False if there are none under this key."""
+        arrays = read_arrays(path, key, (*(self.rows.dtype.names or ()), "windows"))
+        if arrays is None or len(arrays["windows"]) != self.probe.n_rows:
+            return False
+        for name in self.rows.dtype.names or ():
+            self.rows[name] = arrays[name]
+        return True
+
+    def save(self, path: Path, key: str) -> None:
+        fields = {name: self.rows[name] for name in self.rows.dtype.names or ()}
+        write_arrays(path, key, {**fields, "windows": self.probe.windows()})
+
+    def summary(self) -> TextSummary:
+        return summarise_text(self.rows, self.probe.windows())
+
+    def null_control(self) -> Any:
+        return self.summary().to_dict()
+
+
+class MeasuredTask:
+    """The scored tokens of one task: enough to answer under every rule, nothing of the size of the vocabulary."""
+
+    def __init__(self, probe: TaskProbe) -> None:
+        self.probe = probe
+        self.layout = pair_layout(probe)
+        self.base = np.full(self.layout.n_pairs, np.nan)
+        """`[n_pairs]` float64: log-probability of each scored token under the base, nats."""
+        self.quant = self.base.copy()
+        self.kld = np.full(probe.n_rows, np.nan)
+        """`[n_rows]` float64: KLD of each row in nats, NaN where a row is not finite."""
+
+    def add(self, block: Block, base_rows: BaseRows, stored: NDArray[Any], row_dtype: str) -> None:
+        """Take the rows of one block and the base's stored ones."""
+        base = base_rows.logits(stored, row_dtype)
+        no_target = np.zeros(len(block.row_ids), dtype=np.int32)
+        self.kld[block.row_ids] = row_metrics(base, block.logits, no_target)["kld"]
+        place = np.full(self.probe.n_rows, -1, dtype=np.int64)
+        place[block.row_ids] = np.arange(len(block.row_ids))
+        pairs = np.flatnonzero(place[self.layout.rows] >= 0)
+        rows, tokens = place[self.layout.rows[pairs]], self.layout.tokens[pairs]
+        self.base[pairs] = logprob_pairs(base, rows, tokens)
+        self.quant[pairs] = logprob_pairs(block.logits, rows, tokens)
+
+    def load(self, path: Path, key: str) -> bool:
+        """Take the values from an earlier run; False if there are none under this key."""
+        arrays = read_arrays(path, key, ("base", "quant", "kld"))
+        if arrays is None or len(arrays["kld"]) != len(self.kld) or len(arrays["base"]) != len(self.base):
+            return False
+        self.base, self.quant, self.kld = arrays["base"], arrays["quant"], arrays["kld"]
+        return True
+
+    def save(self, path: Path, key: str) -> None:
+        write_arrays(path, key, {"base": self.base, "quant": self.quant, "kld": self.kld})
+
+    def answers(self, rule: str | None = None) -> tuple[Answers, Answers]:
+        """Answers of base and quant under a rule; None: the task's own."""
+        rule = rule or self.probe.rule
+        return self._answers(self.base, rule, None), self._answers(self.quant, rule, self._item_kld())
+
+    def _answers(self, logprobs: FloatArray, rule: str, kld: FloatArray | None) -> Answers:
+        scores = score_choices(logprobs, self.layout, rule)
+        if rule.startswith("llama_winogrande"):
+            # llama.cpp gives a tie to the second choice, answers_from_logprobs to the first: one step decides it
+            tied = scores[:, 0] == scores[:, 1]
+            scores[tied, 0] = np.nextafter(scores[tied, 0], -np.inf)
+        items = self.probe.items
+        return answers_from_logprobs(
+            [item.id for item in items],
+            [item.group for item in items],
+            np.array([item.gold for item in items], dtype=np.int32),
+            scores,
+            self.layout.n_choices,
+            np.array([item.n_rows for item in items], dtype=np.int32),
+            kld,
+        )
+
+    def _item_kld(self) -> FloatArray:
+        """Mean KLD of each item's rows, `[n_items]`; NaN where a row is not finite or the item has none."""
+        bounds = self.probe.offsets()
+        spans = itertools.pairwise(bounds)
+        return np.array([self.kld[low:high].mean() if high > low else np.nan for low, high in spans])
+
+    def null_control(self) -> Any:
+        direction = measure_direction(*self.answers())
+        return {
+            "drops": direction.drops,
+            "leapfrogs": direction.leapfrogs,
+            "kld_max": float(np.nanmax(self.kld)) if np.isfinite(self.kld).any() else None,
+        }

@@ -1,0 +1,383 @@
+"""The parts of the study, each against brute force, scipy, scikit-learn or a law that is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fake_panel import simulate_panel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from quantprobe.errors import InputError
+from quantprobe.stats.correlation import Resampling
+from quantprobe.stats.paired import compare_paired
+from quantprobe.study.correlations import accuracy_variables, correlation_table, direction_targets
+from quantprobe.study.decomposition import cross_task, decompose
+from quantprobe.study.fidelity import ALL_TASKS, Variable
+from quantprobe.study.groups import compact_letters, separable_pairs
+from quantprobe.study.item_level import item_level, route
+from quantprobe.study.panel import Panel, TaskAnswers, TaskScores
+from quantprobe.study.ranking import RankedQuant, frontier_share, rank, recommend
+from quantprobe.study.zone import (
+    NOISE,
+    PREDICTS,
+    RANGE,
+    WEAKER,
+    ZoneSpec,
+    accuracy_reliability,
+    fidelity_reliability,
+    pool,
+    study_zone,
+    zone_members,
+)
+
+QUICK = Resampling(n_boot=100, n_perm=499)
+
+
+def _scores(drops: list[list[float]], leapfrogs: list[list[float]], n: int = 100) -> TaskScores:
+    b, c = np.array(drops, float), np.array(leapfrogs, float)
+    base = np.full_like(b, 0.5)
+    names = tuple(f"t{i}" for i in range(len(b)))
+    return TaskScores(names, base + (c - b) / n, base, base, b, c, np.full_like(b, n), np.full(len(b), 0.25))
+
+
+def test_zone_members_of_each_kind() -> None:
+    pooled = pool(_scores([[1, 4, 12, 30], [1, 0, 0, np.nan]], [[1, 2, 2, 0], [1, 0, 0, np.nan]]))
+    np.testing.assert_allclose(pooled.net[:3], [0, -0.01, -0.05])
+    np.testing.assert_allclose(pooled.volume[:3], [0.02, 0.03, 0.07])
+    np.testing.assert_allclose(pooled.direction_index[:3], [0, -1 / 3, -10 / 14])
+    assert zone_members(pooled, ZoneSpec("margin", margin=0.01)).tolist() == [True, True, False, False]
+    # 12 drops against 2 leapfrogs: p = 0.013
+    assert zone_members(pooled, ZoneSpec("noise")).tolist() == [True, True, False, False]
+    assert zone_members(pooled, ZoneSpec("noise", alpha=0.01)).tolist() == [True, True, True, False]
+    assert zone_members(pooled, ZoneSpec("top", top=1)).tolist() == [True, False, False, False]
+    assert zone_members(pooled, ZoneSpec("top", top=9)).tolist() == [True, True, True, False]
+    assert zone_members(pooled, ZoneSpec("band", low=0.44, high=0.495)).tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"kind": "near"},
+        {"kind": "top"},
+        {"kind": "band", "low": 0.5},
+        {"kind": "band", "low": 0.6, "high": 0.5},
+        {"margin": 0},
+    ],
+)
+def test_bad_zone_is_refused(bad: dict) -> None:
+    with pytest.raises(InputError):
+        ZoneSpec(**bad)
+
+
+def test_table_equals_scipy_and_adjusts_within_method_and_subset() -> None:
+    rng = np.random.default_rng(0)
+    measures = [Variable(f"m{i}", "wiki", -1, True, np.exp(rng.normal(size=20))) for i in range(3)]
+    targets = [Variable("acc", "t", 1, False, rng.normal(size=20))]
+    mask = np.arange(20) < 12
+    rows = correlation_table(measures, targets, {"full": np.ones(20, bool), "zone": mask}, QUICK)
+    assert len(rows) == 3 * 2 * 3
+    row = next(r for r in rows if (r.measure, r.subset, r.correlation.method) == ("m1", "zone", "pearson"))
+    assert row.scale == "ln"
+    expected = stats.pearsonr(np.log(measures[1].values[mask]), targets[0].values[mask]).statistic
+    assert row.correlation.value == pytest.approx(expected, abs=1e-9)
+    for subset in ("full", "zone"):
+        group = [r for r in rows if (r.subset, r.correlation.method) == (subset, "kendall")]
+        adjusted = stats.false_discovery_control([r.correlation.p for r in group])
+        np.testing.assert_allclose([r.p_adjusted for r in group], adjusted)
+
+
+def test_accuracy_variables() -> None:
+    scores = _scores([[10, 0], [0, 10]], [[0, 0], [0, 0]])
+    found = {v.name: v.values for v in accuracy_variables(scores) if v.source == ALL_TASKS}
+    np.testing.assert_allclose(found["pooled"], [0.45, 0.45])
+    np.testing.assert_allclose(found["normalised"], [(0.15 + 0.25) / 2 / 0.75] * 2)
+    unknown = replace(scores, chance=np.array([0.25, np.nan]))
+    assert "normalised" not in {v.name for v in accuracy_variables(unknown)}
+
+
+@pytest.mark.parametrize(("law", "predicts"), [("silent", False), ("everywhere", True)])
+def test_known_law_is_found(law: str, predicts: bool) -> None:
+    """The full claim (200 cohorts, at least 95 %) is measured by bench/study_simulation.py; 10 here."""
+    right = 0
+    for seed in range(10):
+        panel = simulate_panel(law, 1000 + seed, n_items=400)
+        zone = study_zone(panel, panel.fidelity[0], ZoneSpec("margin", margin=0.02), Resampling(50, 499, seed))
+        assert zone.full.p <= 0.05
+        assert zone.full.value < 0
+        right += (zone.conclusion == PREDICTS) == predicts
+    assert right >= 9  # below 9 of 10 in fewer than 1 of 40 runs if each is right with 97.5 %
+
+
+def test_a_law_that_noise_hides_is_not_called_absent() -> None:
+    conclusions = []
+    spec = ZoneSpec("margin", margin=0.02)
+    for seed in range(10):
+        panel = simulate_panel("hidden", seed)
+        conclusions.append(study_zone(panel, panel.fidelity[0], spec, Resampling(50, 499)).conclusion)
+    assert conclusions.count(WEAKER) <= 1
+    assert conclusions.count(NOISE) + conclusions.count(RANGE) + conclusions.count(PREDICTS) >= 9
+
+
+def test_a_broken_law_is_called_weaker() -> None:
+    """A zone in which accuracy is spread as widely as outside and has nothing to do with KLD."""
+    panel = simulate_panel("everywhere", 3)
+    kld = np.exp(np.linspace(-6, 0, 30))
+    acc = 0.6 - 0.01 * np.arange(30)
+    acc[:15] = 0.6 - 0.01 * np.random.default_rng(8).permutation(15)
+    scores = replace(panel.scores, acc=np.tile(acc, (3, 1)))
+    panel = replace(panel, scores=scores, fidelity=(Variable("kld_mean", "all texts", -1, True, kld),))
+    zone = study_zone(panel, panel.fidelity[0], ZoneSpec("top", top=15), QUICK)
+    assert zone.inside.p > 0.05
+    assert zone.expected < -0.6
+    assert zone.conclusion == WEAKER
+
+
+def test_reliability_needs_files() -> None:
+    panel = simulate_panel("everywhere", 1, n_quants=12, n_items=400)
+    every = np.arange(12)
+    assert accuracy_reliability(panel, every, QUICK).value > 0.9
+    assert fidelity_reliability(panel, every, QUICK).value > 0.9
+    bare = replace(panel, tasks=(), texts=())
+    assert "no item files" in accuracy_reliability(bare, every, QUICK).reason
+    assert "no row files" in fidelity_reliability(bare, every, QUICK).reason
+    part = replace(panel, tasks=panel.tasks[:2])
+    assert "not every task" in accuracy_reliability(part, every, QUICK).reason
+
+
+def test_decomposition_finds_volume_not_direction() -> None:
+    panel = simulate_panel("silent", 5)
+    members = zone_members(pool(panel.scores), ZoneSpec("margin", margin=0.02))
+    rows = {r.target: r.correlation for r in decompose(panel, {"zone": members}, QUICK) if r.target_source == ALL_TASKS}
+    assert rows["volume"].value > 0.5
+    assert rows["volume"].p < 0.05
+    assert abs(rows["net"].value) < 0.6
+    assert {v.name for v in direction_targets(panel.scores)} == {"volume", "net", "direction_index"}
+
+
+def test_cross_task_draws_the_zone_on_the_other_tasks() -> None:
+    """Two independent tasks: a zone drawn on their sum would tie them together (about -1 here); this one must not."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(20):
+        shift = rng.normal(0, 10, (2, 60)).round()
+        scores = _scores(np.maximum(-shift, 0).tolist(), np.maximum(shift, 0).tolist(), 1000)
+        direction = tuple(Variable("net", f"t{i}", 1, False, shift[i] / 1000) for i in range(2))
+        panel = replace(simulate_panel("silent", 0, 60, 10, 2), scores=scores, direction=direction)
+        rows = cross_task(panel, ZoneSpec("margin", margin=0.005), Resampling(10, 19))
+        assert {(r.source, r.target_source) for r in rows} == {("t0", "all tasks but t0"), ("t1", "all tasks but t1")}
+        found += [r.correlation.value for r in rows if r.subset == "zone"]
+    assert np.mean(found) == pytest.approx(0, abs=0.08)
+    one = replace(
+        panel, scores=_scores([[1, 2, 3]], [[0, 0, 0]]), direction=(Variable("net", "t0", 1, False, np.arange(3.0)),)
+    )
+    assert cross_task(one, ZoneSpec(), QUICK) == ()
+
+
+def _answers(seed: int, n_quants: int = 3, n_items: int = 80) -> TaskAnswers:
+    rng = np.random.default_rng(seed)
+    kld = np.round(np.exp(rng.normal(0, 1, (n_quants, n_items))), 2)  # with ties
+    base = np.broadcast_to(rng.random(n_items) < 0.6, kld.shape).copy()
+    correct = base ^ (rng.random(kld.shape) < 0.1 * np.minimum(kld, 5))
+    return TaskAnswers(f"t{seed}", np.arange(n_quants), np.arange(n_items), base, correct, kld)
+
+
+def _panel(*tasks: TaskAnswers, sizes: np.ndarray | None = None) -> Panel:
+    n = len(tasks[0].quants)
+    scores = _scores([[1.0] * n] * len(tasks), [[0.0] * n] * len(tasks))
+    scores = replace(scores, names=tuple(task.name for task in tasks))
+    sizes = np.arange(n, 0, -1.0) if sizes is None else sizes
+    return Panel(tuple(f"Q{i}" for i in range(n)), sizes, (), (), scores, tasks, (), ())
+
+
+def test_item_level_of_one_quant_is_the_plain_number() -> None:
+    task = _answers(0)
+    rows = {(r.subset, r.outcome): r for r in item_level(_panel(task), np.array([True, False, False]), 0.95)}
+    wrong, kld = ~task.correct[1], task.kld[1]
+    row = rows["Q1", "fails"]
+    assert (row.n_with, row.n_without) == (wrong.sum(), (~wrong).sum())
+    assert row.auroc.value == pytest.approx(roc_auc_score(wrong, kld), abs=1e-12)
+    assert row.ratio.value == pytest.approx(stats.gmean(kld[wrong]) / stats.gmean(kld[~wrong]), rel=1e-12)
+    assert row.ratio.low < row.ratio.value < row.ratio.high
+    drops = rows["Q1", "drops"]
+    at = task.base_correct[1]
+    assert drops.auroc.value == pytest.approx(roc_auc_score(wrong[at], kld[at]), abs=1e-12)
+    assert rows["zone", "fails"].auroc.value == pytest.approx(rows["Q0", "fails"].auroc.value)
+    # a Welch-like error of a difference of log means, by hand
+    logs = np.log(kld)
+    error = np.sqrt(logs[wrong].var() / wrong.sum() + logs[~wrong].var() / (~wrong).sum()) * np.sqrt(80 / 79)
+    assert row.ratio.stderr == pytest.approx(row.ratio.value * error, rel=1e-9)
+
+
+def test_item_level_weighs_strata_by_pairs() -> None:
+    tasks = [_answers(0), _answers(1)]
+    rows = item_level(_panel(*tasks), np.ones(3, bool), 0.95)
+    row = next(r for r in rows if (r.task, r.subset, r.outcome) == (ALL_TASKS, "full", "fails"))
+    pairs = [
+        ((~t.correct[q]).sum() * t.correct[q].sum(), roc_auc_score(~t.correct[q], t.kld[q]))
+        for t in tasks
+        for q in range(3)
+    ]
+    assert row.auroc.value == pytest.approx(sum(w * a for w, a in pairs) / sum(w for w, _ in pairs), abs=1e-12)
+
+
+def test_item_level_interval_covers_when_items_are_shared() -> None:
+    """All quants see the same items, so their answers to one are not independent: the interval must know."""
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(60):
+        latent = rng.normal(size=150)
+        kld = np.exp(latent + rng.normal(0, 0.3, (6, 150)))
+        wrong = (latent + rng.normal(0, 2, 150) > 0.8) ^ (rng.random((6, 150)) < 0.05)
+        task = TaskAnswers("t", np.arange(6), np.arange(150), ~wrong, ~wrong, kld)
+        row = next(
+            r for r in item_level(_panel(task), np.ones(6, bool), 0.95) if (r.subset, r.outcome) == ("full", "fails")
+        )
+        covered += row.auroc.low <= 0.657 <= row.auroc.high  # 0.657: the same law with 2,000,000 items
+    assert 52 <= covered <= 60
+
+
+def test_item_level_leaves_out_what_it_must() -> None:
+    task = _answers(0)
+    kld = task.kld.copy()
+    kld[0], kld[1, 0], kld[2, :5] = np.nan, np.nan, 0.0
+    rows = {(r.subset, r.outcome): r for r in item_level(_panel(replace(task, kld=kld)), np.zeros(3, bool), 0.95)}
+    assert ("Q0", "fails") not in rows
+    assert ("zone", "fails") not in rows
+    assert rows["Q1", "fails"].n_with + rows["Q1", "fails"].n_without == 79
+    positive = kld[2] > 0
+    wrong = ~task.correct[2]
+    expected = stats.gmean(kld[2][positive & wrong]) / stats.gmean(kld[2][positive & ~wrong])
+    assert rows["Q2", "fails"].ratio.value == pytest.approx(expected, rel=1e-12)
+    assert item_level(_panel(replace(task, kld=np.full_like(kld, np.nan))), np.ones(3, bool), 0.95) == ()
+
+
+def test_router_is_the_plain_count() -> None:
+    task = _answers(4, n_quants=5)
+    found = route(_panel(task), np.array([True, True, False, False, False]), 0.95)
+    means = task.kld.mean(1)
+    for row, quants in zip(found, (range(5), range(2)), strict=True):
+        total = by_item = by_quant = 0.0
+        for i in quants:
+            for j in (j for j in quants if j > i):
+                for item in np.flatnonzero(task.correct[i] != task.correct[j]):
+                    winner, loser = (i, j) if task.correct[i, item] else (j, i)
+                    total += 1
+                    by_item += 0.5 + 0.5 * np.sign(task.kld[loser, item] - task.kld[winner, item])
+                    by_quant += means[winner] < means[loser]
+        assert row.n_disagreements == total
+        assert row.by_item.value == pytest.approx(by_item / total, abs=1e-12)
+        assert row.by_quant.value == pytest.approx(by_quant / total, abs=1e-12)
+        assert row.by_item.low < row.by_item.value < row.by_item.high
+
+
+def test_router_interval_covers_a_coin() -> None:
+    rng = np.random.default_rng(2)
+    covered = 0
+    for _ in range(100):
+        base = rng.random(200) < 0.5
+        correct = base ^ (rng.random((6, 200)) < 0.1)
+        task = TaskAnswers("t", np.arange(6), np.arange(200), np.tile(base, (6, 1)), correct, rng.random((6, 200)))
+        row = route(_panel(task), np.ones(6, bool), 0.95)[0]
+        covered += row.by_item.low <= 0.5 <= row.by_item.high
+    assert 89 <= covered <= 100
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 7).flatmap(lambda n: arrays(np.bool_, (n, n))))
+def test_letters_are_shared_exactly_by_the_inseparable(raw: np.ndarray) -> None:
+    separable = np.triu(raw, 1) | np.triu(raw, 1).T
+    letters = compact_letters(separable)
+    for i, mine in enumerate(letters):
+        for j, theirs in enumerate(letters):
+            if i != j:
+                assert bool(set(mine) & set(theirs)) != separable[i, j]
+        assert mine
+    groups = [{i for i, mine in enumerate(letters) if letter in mine} for letter in set("".join(letters))]
+    assert not any(a < b for a in groups for b in groups)
+
+
+def test_separable_pairs_are_mcnemar_with_holm() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.random(300) < 0.6
+    correct = np.array(
+        [base ^ (rng.random(300) < 0.02), base & (rng.random(300) < 0.9), base & (rng.random(300) < 0.6)]
+    )
+    p = [
+        stats.binomtest(int((correct[i] & ~correct[j]).sum()), max(1, int((correct[i] != correct[j]).sum()))).pvalue
+        for i, j in ((0, 1), (0, 2), (1, 2))
+    ]
+    order = np.argsort(p)
+    adjusted = np.maximum.accumulate(np.array(p)[order] * [3, 2, 1])[np.argsort(order)]
+    found = separable_pairs(correct, np.arange(300), 0.05)
+    assert [found[0, 1], found[0, 2], found[1, 2]] == (adjusted <= 0.05).tolist()
+    # with groups a pair is separable only if compare_paired's p, which is never smaller, says so
+    groups = np.arange(300) // 20
+    p = [compare_paired(correct[i], correct[j], groups).p for i, j in ((0, 1), (0, 2), (1, 2))]
+    adjusted = np.maximum.accumulate(np.sort(p) * [3, 2, 1])[np.argsort(np.argsort(p))]
+    found = separable_pairs(correct, groups, 0.05)
+    assert [found[0, 1], found[0, 2], found[1, 2]] == (adjusted <= 0.05).tolist()
+
+
+def test_frontier() -> None:
+    sizes = np.array([4.0, 3.0, 3.0, 2.0, 1.0])
+    scores = np.array([[0.9, 0.8, 0.8, 0.8, 0.1], [0.5, 0.6, 0.7, 0.2, 0.2]])
+    np.testing.assert_array_equal(frontier_share(sizes, scores), [0.5, 0.0, 0.5, 0.5, 1.0])
+    twins = frontier_share(np.array([1.0, 1.0]), np.array([[0.5, 0.5]]))
+    np.testing.assert_array_equal(twins, [1.0, 1.0])
+
+
+def _ranked(name: str, size: float | None, drops: int, leapfrogs: int, n: int, verdict: str) -> RankedQuant:
+    base = np.arange(n) < n // 2
+    quant = base.copy()
+    quant[:drops] = False
+    quant[n - leapfrogs :] = True
+    change = compare_paired(base, quant, np.arange(n))
+    return RankedQuant(name, size, 0.5, change.net, change.volume, change.p, change.p, verdict, n, "a", None, None)
+
+
+def test_recommendations() -> None:
+    change = [compare_paired(np.ones(1000, bool), np.ones(1000, bool), np.arange(1000))]
+    big = _ranked("Big", 9e9, 2, 2, 1000, "equivalent")
+    mid = _ranked("Mid", 5e9, 3, 3, 1000, "equivalent")
+    small = _ranked("Small", 3e9, 15, 12, 1000, "not separable")
+    tiny = _ranked("Tiny", 1e9, 90, 10, 1000, "worse")
+    name, words = recommend([big, mid, tiny], change, 0.01, 0.05)
+    assert name == "Mid"
+    assert "Mid is the smallest quant shown to be equivalent to the base at ±1 points" in words
+    assert "cannot" not in words
+    name, words = recommend([big, mid, small, tiny], change, 0.01, 0.05)
+    assert name == "Mid"
+    assert "Small is smaller and cannot be decided with 1,000 items" in words
+    name, words = recommend([small, tiny], change, 0.01, 0.05)
+    assert name is None
+    assert words.startswith("Small, the smallest that may be equivalent")
+    # (1.645 + 1.282)^2 0.027 / 0.007^2 = 4,720
+    assert "about 4,800 would do" in words
+    name, words = recommend([tiny], change, 0.01, 0.05)
+    assert name is None
+    assert "each is shown to differ" in words
+    far = _ranked("Far", 2e9, 40, 25, 1000, "not separable")
+    assert "not within ±1 points" in recommend([far], change, 0.01, 0.05)[1]
+    assert "No quant's size is known" in recommend([replace(big, size_bytes=None)], change, 0.01, 0.05)[1]
+
+
+def test_ranking_of_a_known_cohort() -> None:
+    panel = simulate_panel("silent", 2, n_quants=10)
+    ranking = rank(panel, 0.02, Resampling(n_boot=200))
+    by_name = {quant.name: quant for quant in ranking.quants}
+    assert (ranking.n_items, ranking.n_pairs) == (3000, 55)
+    assert by_name["Q9"].verdict == "worse"
+    assert not set(by_name["Q9"].letters) & set(ranking.base_letters)
+    assert by_name["Q9"].on_frontier == 1.0  # the smallest always is
+    assert ranking.recommended in by_name
+    assert by_name[ranking.recommended].verdict == "equivalent"
+    assert [quant.acc for quant in ranking.quants] == sorted((q.acc for q in ranking.quants), reverse=True)
+    assert by_name["Q0"].on_kld_frontier is not None
+    assert rank(replace(panel, tasks=panel.tasks[:2]), 0.02, QUICK).reason == "no item files of task2"
+    assert "no item files" in rank(replace(panel, tasks=()), 0.02, QUICK).reason
