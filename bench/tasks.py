@@ -134,6 +134,7 @@ def bare_steps(n_tokens: int, n_rows: int, n_vocab: int) -> Iterator[Step]:
             tokens=rng.integers(0, n_vocab, tokens).astype(np.int32),
             pos=np.arange(tokens, dtype=np.int32),
             seq=np.zeros(tokens, dtype=np.int32),
+            n_seq=np.ones(tokens, dtype=np.int32),
             output=output,
             row_ids=np.arange(rows),
             clear=True,

@@ -3,6 +3,7 @@
 #include "abort_guard.hpp"
 
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 
@@ -47,9 +48,12 @@ decoder::decoder(uintptr_t ctx, int64_t n_vocab, int32_t n_batch, int32_t n_outp
     if (ctx == 0 || n_vocab < 1 || n_batch < 1 || n_outputs_max < 1 || n_seq_max < 1) {
         throw std::invalid_argument("a decoder needs a context and positive limits");
     }
+    seq_ids.resize(n_seq_max);
+    std::iota(seq_ids.begin(), seq_ids.end(), 0);
 }
 
-int32_t decoder::decode(const int32_t * tokens, const int32_t * pos, const int32_t * seq, const int8_t * output, int64_t n_tokens) {
+int32_t decoder::decode(const int32_t * tokens, const int32_t * pos, const int32_t * seq, const int32_t * n_seq, const int8_t * output,
+                        int64_t n_tokens) {
     if (n_tokens < 1 || n_tokens > n_batch) {
         throw std::invalid_argument("a batch of " + std::to_string(n_tokens) + " tokens; n_batch is " + std::to_string(n_batch));
     }
@@ -63,6 +67,10 @@ int32_t decoder::decode(const int32_t * tokens, const int32_t * pos, const int32
             throw std::invalid_argument("a token has the position " + std::to_string(pos[i]));
         }
         check_seq(seq[i]);
+        if (n_seq[i] < 1 || n_seq[i] > n_seq_max - seq[i]) {
+            throw std::invalid_argument("a token is for " + std::to_string(n_seq[i]) + " sequences from " + std::to_string(seq[i]) +
+                                        " on; n_seq_max is " + std::to_string(n_seq_max));
+        }
         n_output += output[i] != 0;
     }
     if (n_output > n_outputs_max) {
@@ -72,12 +80,11 @@ int32_t decoder::decode(const int32_t * tokens, const int32_t * pos, const int32
     // llama_batch is not const: copy, so that the caller's arrays stay as they are
     batch_tokens.assign(tokens, tokens + n_tokens);
     batch_pos.assign(pos, pos + n_tokens);
-    batch_seq.assign(seq, seq + n_tokens);
+    batch_n_seq.assign(n_seq, n_seq + n_tokens);
     batch_output.assign(output, output + n_tokens);
-    batch_n_seq.assign(n_tokens, 1);
     batch_seq_ptr.resize(n_tokens);
     for (int64_t i = 0; i < n_tokens; i++) {
-        batch_seq_ptr[i] = &batch_seq[i];
+        batch_seq_ptr[i] = &seq_ids[seq[i]];
     }
 
     rows        = nullptr;

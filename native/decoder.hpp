@@ -42,9 +42,11 @@ class decoder {
     // the limits are those that the context reports after its creation
     decoder(uintptr_t ctx, int64_t n_vocab, int32_t n_batch, int32_t n_outputs_max, int32_t n_seq_max);
 
-    // Decodes one batch: token i goes to sequence seq[i] at position pos[i]; output[i] != 0 asks for its row.
+    // Decodes one batch: token i goes at position pos[i] to the sequences seq[i] .. seq[i] + n_seq[i] - 1, which share its
+    // cell; output[i] != 0 asks for its row.
     // Returns llama_decode's code (0: done). Throws std::invalid_argument on anything that llama.cpp would abort on.
-    int32_t decode(const int32_t * tokens, const int32_t * pos, const int32_t * seq, const int8_t * output, int64_t n_tokens);
+    int32_t decode(const int32_t * tokens, const int32_t * pos, const int32_t * seq, const int32_t * n_seq, const int8_t * output,
+                   int64_t n_tokens);
 
     // rows of the last batch, [n_rows, n_vocab], in batch order; valid until the next decode
     const float * logits() const { return rows; }
@@ -65,10 +67,11 @@ class decoder {
     const int32_t   n_outputs_max;
     const int32_t   n_seq_max;
 
+    std::vector<int32_t> seq_ids; // 0 .. n_seq_max - 1: consecutive sequences are a part of it
+
     // the batch that is handed to llama.cpp
     std::vector<int32_t>   batch_tokens;
     std::vector<int32_t>   batch_pos;
-    std::vector<int32_t>   batch_seq;
     std::vector<int32_t>   batch_n_seq;
     std::vector<int32_t *> batch_seq_ptr;
     std::vector<int8_t>    batch_output;

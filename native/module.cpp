@@ -74,13 +74,13 @@ static std::vector<device_row> list_devices() {
     return devices;
 }
 
-static int32_t decode(decoder & self, int32_array tokens, int32_array pos, int32_array seq, int8_array output) {
+static int32_t decode(decoder & self, int32_array tokens, int32_array pos, int32_array seq, int32_array n_seq, int8_array output) {
     const size_t n = tokens.shape(0);
-    if (pos.shape(0) != n || seq.shape(0) != n || output.shape(0) != n) {
-        throw std::invalid_argument("tokens, pos, seq and output have different lengths");
+    if (pos.shape(0) != n || seq.shape(0) != n || n_seq.shape(0) != n || output.shape(0) != n) {
+        throw std::invalid_argument("tokens, pos, seq, n_seq and output have different lengths");
     }
     const nb::gil_scoped_release release;
-    return self.decode(tokens.data(), pos.data(), seq.data(), output.data(), static_cast<int64_t>(n));
+    return self.decode(tokens.data(), pos.data(), seq.data(), n_seq.data(), output.data(), static_cast<int64_t>(n));
 }
 
 // the product and the arrays that it uses in place
@@ -131,7 +131,7 @@ NB_MODULE(_native, m) {
     nb::class_<decoder>(m, "Decoder")
         .def(nb::init<uintptr_t, int64_t, int32_t, int32_t, int32_t>(), nb::arg("ctx"), nb::arg("n_vocab"), nb::arg("n_batch"),
              nb::arg("n_outputs_max"), nb::arg("n_seq_max"))
-        .def("decode", &decode, nb::arg("tokens"), nb::arg("pos"), nb::arg("seq"), nb::arg("output"))
+        .def("decode", &decode, nb::arg("tokens"), nb::arg("pos"), nb::arg("seq"), nb::arg("n_seq"), nb::arg("output"))
         .def("logits",
              [](nb::handle self) {
                  const auto & dec = nb::cast<decoder &>(self);

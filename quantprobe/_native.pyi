@@ -24,7 +24,12 @@ class HiddenCollector:
 class Decoder:
     def __init__(self, ctx: int, n_vocab: int, n_batch: int, n_outputs_max: int, n_seq_max: int) -> None: ...
     def decode(
-        self, tokens: NDArray[np.int32], pos: NDArray[np.int32], seq: NDArray[np.int32], output: NDArray[np.int8]
+        self,
+        tokens: NDArray[np.int32],
+        pos: NDArray[np.int32],
+        seq: NDArray[np.int32],
+        n_seq: NDArray[np.int32],
+        output: NDArray[np.int8],
     ) -> int: ...
     def logits(self) -> NDArray[np.float32]: ...
     def clear(self) -> None: ...

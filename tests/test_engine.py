@@ -282,11 +282,11 @@ def test_missing_function_is_named() -> None:
 GEOMETRY = Geometry(n_ctx=32, n_seq=2, n_batch=64, n_ubatch=64, n_outputs=8, unified=False)
 
 
-def call(n: int = 1, token: int = 5, pos: int = 0, seq: int = 0, n_output: int = 1) -> tuple[Any, ...]:
+def call(n: int = 1, token: int = 5, pos: int = 0, seq: int = 0, n_output: int = 1, n_seq: int = 1) -> tuple[Any, ...]:
     output = np.zeros(n, np.int8)
     output[:n_output] = 1
     positions = np.arange(pos, pos + n, dtype=np.int32)
-    return np.full(n, token, np.int32), positions, np.full(n, seq, np.int32), output
+    return np.full(n, token, np.int32), positions, np.full(n, seq, np.int32), np.full(n, n_seq, np.int32), output
 
 
 WRONG_CALLS = {
@@ -298,7 +298,10 @@ WRONG_CALLS = {
     "sequence too high": (call(seq=2), "sequence 2; n_seq_max is 2"),
     "negative sequence": (call(seq=-1), "sequence -1"),
     "too many rows": (call(9, n_output=9), "9 rows are asked for; n_outputs_max is 8"),
-    "ragged arrays": ((*call(2)[:3], np.ones(3, np.int8)), "different lengths"),
+    "no sequence": (call(n_seq=0), "0 sequences from 0 on"),
+    "sequences too high": (call(seq=1, n_seq=2), "2 sequences from 1 on; n_seq_max is 2"),
+    "sequences overflow": (call(seq=1, n_seq=2**31 - 1), "n_seq_max is 2"),
+    "ragged arrays": ((*call(2)[:4], np.ones(3, np.int8)), "different lengths"),
 }
 
 
@@ -322,10 +325,10 @@ def test_decoder_checks_what_llama_cpp_would_abort_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pos", [40, 7])
 def test_refused_batch_is_an_engine_error(tmp_path: Path, arch: str, pos: int) -> None:
     """A gap before the position: llama.cpp refuses the batch, and says why."""
-    tokens, _, seq, output = call(4)
+    tokens, _, seq, n_seq, output = call(4)
     steps = [
-        Step(tokens, np.arange(4, dtype=np.int32), seq, output, np.zeros(1, np.int64), clear=True),
-        Step(tokens, np.arange(pos, pos + 4, dtype=np.int32), seq, output, np.ones(1, np.int64)),
+        Step(tokens, np.arange(4, dtype=np.int32), seq, n_seq, output, np.zeros(1, np.int64), clear=True),
+        Step(tokens, np.arange(pos, pos + 4, dtype=np.int32), seq, n_seq, output, np.ones(1, np.int64)),
     ]
     info = read_model_info(write_tiny(tmp_path / "m é.gguf", arch))
     with Model(info, SMALL) as model, Context(model, GEOMETRY) as context:

@@ -49,15 +49,17 @@ class Memory:
             if not self.cells[cell]:
                 del self.cells[cell]
 
-    def write(self, seq: int, token: int, pos: int) -> tuple[int, ...]:
-        """Add a token; the tokens of its sequence up to and with it."""
-        history = self.sequences.setdefault(seq, [])
-        assert pos == len(history), f"sequence {seq} has {len(history)} tokens and got position {pos}"
-        history.append((self.n_written, token))
-        self.cells[self.n_written] = {seq}
+    def write(self, seqs: range, token: int, pos: int) -> tuple[int, ...]:
+        """Add a token to sequences that share its cell; the tokens up to and with it, the same in all of them."""
+        histories = [self.sequences.setdefault(seq, []) for seq in seqs]
+        assert all(history == histories[0] for history in histories), f"sequences {seqs} have diverged"
+        assert pos == len(histories[0]), f"sequences {seqs} have {len(histories[0])} tokens and got position {pos}"
+        for history in histories:
+            history.append((self.n_written, token))
+        self.cells[self.n_written] = set(seqs)
         self.n_written += 1
         assert len(self.cells) <= self.n_ctx, "the buffer is too small"
-        return tuple(token for _, token in history)
+        return tuple(token for _, token in histories[0])
 
 
 def execute(steps: Iterator[Step], geometry: Geometry) -> tuple[dict[int, tuple[int, ...]], list[Step]]:
@@ -66,13 +68,16 @@ def execute(steps: Iterator[Step], geometry: Geometry) -> tuple[dict[int, tuple[
     rows: dict[int, tuple[int, ...]] = {}
     done = []
     for step in steps:
-        assert 1 <= len(step.tokens) == len(step.pos) == len(step.seq) == len(step.output) <= geometry.n_batch
+        assert 1 <= len(step.tokens) == len(step.pos) == len(step.seq) == len(step.n_seq) == len(step.output) <= geometry.n_batch
         assert len(step.row_ids) == np.count_nonzero(step.output) <= geometry.n_outputs
         memory.prepare(step)
         row_ids = iter(step.row_ids.tolist())
-        for token, pos, seq, wanted in zip(step.tokens, step.pos, step.seq, step.output, strict=True):
-            assert 0 <= seq < geometry.n_seq
-            history = memory.write(int(seq), int(token), int(pos))
+        for token, pos, seq, n_seq, wanted in zip(
+            step.tokens, step.pos, step.seq, step.n_seq, step.output, strict=True
+        ):
+            seqs = range(int(seq), int(seq) + int(n_seq))
+            assert 0 <= seqs.start < seqs.stop <= geometry.n_seq
+            history = memory.write(seqs, int(token), int(pos))
             if wanted:
                 row = next(row_ids)
                 assert row not in rows, f"row {row} comes twice"
@@ -118,6 +123,7 @@ def check(probe: TaskProbe, geometry: Geometry, equal_lengths: bool) -> list[Ste
     assert all(len(step.tokens) <= geometry.n_ubatch for step in steps)
     if equal_lengths:
         for step in steps:
+            assert (step.n_seq == 1).all(), "recurrent models cannot share a cell"
             lengths = {len(list(same)) for _, same in groupby(step.seq.tolist())}
             assert len(lengths) == 1, "sequences of several lengths in one batch"
             assert len(np.unique(step.seq)) * lengths.pop() == len(step.tokens), "a sequence twice in one batch"
@@ -240,23 +246,59 @@ def test_a_wide_vocabulary_bounds_the_rows_of_a_batch() -> None:
 
 
 def test_a_batch_of_ordinary_questions_is_full() -> None:
-    """Neighbours without a header are packed until the sequences are used up: 15 questions of 4 choices in 64."""
+    """Neighbours without a header are packed into micro-batches: 13 questions of 37 tokens in 512."""
     probe = make_probe([make_item([i % 7, *[1] * 20], [[2] * 5] * 4) for i in range(105)])
     steps = check(probe, choice_geometry(probe, Settings(), N_VOCAB), equal_lengths=False)
-    assert len(steps) == 2 * 7
+    assert len(steps) == 9 == sum(step.clear for step in steps)
+    assert {len(step.tokens) for step in steps[:-1]} == {13 * 37}
 
 
 def test_single_letters_take_one_sequence_a_question() -> None:
     probe = make_probe([make_item([i % 7, *[1] * 9], [[2]] * 4) for i in range(126)])
     steps = check(probe, choice_geometry(probe, Settings(), N_VOCAB), equal_lengths=False)
-    assert sum(step.clear for step in steps) == 2
+    assert sum(step.clear for step in steps) == 126 / 42 == len(steps), "42 questions of 12 tokens in 512"
+
+
+def llama_rows(probe: TaskProbe) -> dict[int, tuple[int, ...]]:
+    geometry = choice_geometry(probe, Settings(n_parallel=8, n_ctx=64), N_VOCAB)
+    rows, steps = execute(plan_choices(probe, geometry, like_llama=True), geometry)
+    assert sum(len(step.tokens) for step in steps) == sum(n_item_tokens(item, whole=True) for item in probe.items)
+    return rows
+
+
+@settings(max_examples=100, deadline=None)
+@given(probe=probes())
+def test_batches_of_llama_perplexity_give_every_row(probe: TaskProbe) -> None:
+    assert llama_rows(probe) == expected_rows(probe)
+
+
+def test_batches_of_llama_perplexity() -> None:
+    """Two questions for its eight sequences, the prefix in all of a question's, every choice to its last token."""
+    items = [make_item([7, 8, i], [[1, 2], [3], [4, 5, 6], [9, 9]]) for i in range(5)]
+    probe = make_probe(items)
+    geometry = choice_geometry(probe, Settings(n_parallel=8, n_ctx=64), N_VOCAB)
+    assert (geometry.n_ctx, geometry.n_seq) == (8 * 64, 8)
+    first, _, last = plan_choices(probe, geometry, like_llama=True)
+    assert first.tokens.tolist() == [7, 8, 0, 1, 2, 3, 4, 5, 6, 9, 9, 7, 8, 1, 1, 2, 3, 4, 5, 6, 9, 9]
+    assert first.pos.tolist() == [0, 1, 2, 3, 4, 3, 3, 4, 5, 3, 4] * 2
+    assert first.seq.tolist() == [0, 0, 0, 0, 0, 1, 2, 2, 2, 3, 3, 4, 4, 4, 4, 4, 5, 6, 6, 6, 7, 7]
+    assert first.n_seq.tolist() == [4, 4, 4, 1, 1, 1, 1, 1, 1, 1, 1] * 2
+    assert first.output.tolist() == [0, 0, 1, 1, 0, 0, 1, 1, 0, 1, 0] * 2
+    assert first.clear and last.clear
+    assert len(last.tokens) == 11
+
+
+def test_batches_of_llama_perplexity_need_a_sequence_for_each_choice() -> None:
+    probe = make_probe([make_item([1], [[2]] * 9)])
+    with pytest.raises(InputError, match=r"9 choices, and llama-perplexity -np 8 .* give --parallel 9"):
+        choice_geometry(probe, Settings(n_parallel=8), N_VOCAB)
 
 
 def test_a_long_header_leaves_room_for_a_group() -> None:
     header = [k % N_VOCAB for k in range(900)]
     probe = make_probe([make_item([*header, i % 50, i % 7], [[1, 2, 3]] * 4) for i in range(60)])
     steps = check(probe, choice_geometry(probe, Settings(n_ubatch=128), N_VOCAB), equal_lengths=False)
-    assert sum(900 not in step.pos for step in steps[8:]) == 4, "15 questions at a time behind the header"
+    assert len(steps) == 8 + 60 / 12, "12 questions of 10 tokens at a time behind the header"
 
 
 def test_plans_repeat() -> None:

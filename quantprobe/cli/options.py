@@ -89,6 +89,9 @@ _SETTINGS = stack(
                  metavar="N", help="Tokens handed to llama.cpp at once."),
     click.option("-ub", "--ubatch-size", "n_ubatch", type=click.IntRange(min=1), default=512, show_default=True,
                  metavar="N", help="Tokens computed at once."),
+    click.option("-np", "--parallel", "n_parallel", type=click.IntRange(1, 256), metavar="N",
+                 help="Decode tasks in the batches of llama-perplexity -np N, for its answers to the last near-tie; "
+                 "slower.  [default: our own]"),
     click.option("-t", "--threads", "n_threads", type=click.IntRange(min=1), metavar="N",
                  help="CPU threads.  [default: physical cores]"),
     click.option("-ngl", "--n-gpu-layers", type=Layers(), default="all", show_default=True, metavar="N|all",
@@ -109,7 +112,7 @@ _SETTINGS = stack(
 
 _SETTING_NAMES = (
     "n_ctx", "n_batch", "n_ubatch", "n_threads", "n_gpu_layers", "main_gpu", "tensor_split", "flash_attn", "type_k",
-    "type_v", "use_mmap",
+    "type_v", "use_mmap", "n_parallel",
 )  # fmt: skip
 
 

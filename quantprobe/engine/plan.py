@@ -14,14 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantprobe.arrays import Int32Array, Int64Array
-from quantprobe.engine.settings import Settings
+from quantprobe.engine.settings import LLAMA_MAX_SEQ, Settings
 from quantprobe.probes.text import TextProbe
 
 MAX_SEQ = 64
 """Most sequences in our own contexts; more give no speed and cost memory per sequence."""
-
-LLAMA_MAX_SEQ = 256
-"""llama.cpp's own limit (llama_max_parallel_sequences)."""
 
 BLOCK_BYTES = 96 * 1024 * 1024
 """Most bytes of logits in one batch. llama.cpp holds them twice (graph and output buffer), the base's rows are a third
@@ -49,6 +46,8 @@ class Step:
     tokens: Int32Array
     pos: Int32Array
     seq: Int32Array
+    n_seq: Int32Array
+    """A token belongs to this many sequences, from `seq` on; they share its cell."""
     output: NDArray[np.int8]
     """`[n_tokens]`, 1 where a row is wanted."""
     row_ids: Int64Array
@@ -132,6 +131,7 @@ def _window_step(
         tokens=np.ascontiguousarray(tokens[group, low:high]).reshape(-1),
         pos=np.tile(pos, len(group)),
         seq=np.repeat(np.arange(len(group), dtype=np.int32), len(pos)),
+        n_seq=np.ones(len(group) * len(pos), dtype=np.int32),
         output=np.tile(scored.astype(np.int8), len(group)),
         row_ids=row_ids.astype(np.int64).reshape(-1),
         clear=clear,

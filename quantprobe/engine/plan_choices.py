@@ -1,11 +1,15 @@
 """What to decode for a task: shared beginnings once, scored rows only.
 
-Three levels of sharing, all by copying whole sequences (`llama_memory_seq_cp` shares cells or recurrent states; nothing
-is ever partly removed, which recurrent models cannot do):
+Three levels of sharing; nothing is ever partly removed, which recurrent models cannot do:
 
-* the *header* of a run of neighbouring questions (few-shot examples, a subject line) is decoded once, in sequence 0;
-* the rest of a question's prefix is decoded once, in a copy of sequence 0;
-* each choice continues in a copy of its question's sequence, without its last token, which predicts nothing.
+* the *header* of a run of neighbouring questions (few-shot examples, a subject line) is decoded once, in sequence 0,
+  and copied to the others (`llama_memory_seq_cp` shares cells or recurrent states);
+* the rest of a question's prefix is decoded once, into cells that the sequences of all its choices share; recurrent and
+  hybrid models cannot do that: there it is decoded in one sequence, and copied;
+* each choice continues in its own sequence, without its last token, which predicts nothing.
+
+With `Settings.n_parallel` the batches are those of `llama-perplexity -np N`: which kernels run, and in which order they
+sum, depends on the batches, and near-ties of quantized models with it.
 """
 
 from __future__ import annotations
@@ -17,16 +21,16 @@ from itertools import groupby
 import numpy as np
 
 from quantprobe.arrays import Int32Array, Int64Array
-from quantprobe.engine.plan import LLAMA_MAX_SEQ, MAX_SEQ, Geometry, Step, block_rows
-from quantprobe.engine.settings import Settings
+from quantprobe.engine.plan import MAX_SEQ, Geometry, Step, block_rows
+from quantprobe.engine.settings import LLAMA_MAX_SEQ, Settings
 from quantprobe.errors import InputError
 from quantprobe.probes.choices import ChoiceItem, TaskProbe
 
 MIN_HEADER = 32
 """Tokens that neighbours must share to be worth a sequence of their own."""
 
-GROUP_UBATCHES = 2
-"""Micro-batches of cells that the questions decoded together may fill, besides their header."""
+LLAMA_TASK_SEQ = 128
+"""Most sequences that llama-perplexity has in a batch of HellaSwag or multiple choice."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +41,21 @@ class _Piece:
     first: int
     tokens: Int32Array
     row_ids: Int64Array
+    n_seq: int = 1
+    """Sequences from `seq` on that share the tokens."""
 
     def cut(self, begin: int, end: int) -> _Piece:
-        return _Piece(self.seq, self.first + begin, self.tokens[begin:end], self.row_ids[begin:end])
+        return _Piece(self.seq, self.first + begin, self.tokens[begin:end], self.row_ids[begin:end], self.n_seq)
 
 
-def n_item_tokens(item: ChoiceItem) -> int:
-    """Cells that one question takes: its prefix once, and every branch without its last token."""
-    return len(item.prefix) + sum(max(len(branch) - 1, 0) for branch in item.branches)
+def n_item_tokens(item: ChoiceItem, whole: bool = False) -> int:
+    """Cells that one question takes: its prefix once, and every branch, `whole` or without its last token."""
+    return len(item.prefix) + sum(max(len(branch) - (not whole), 0) for branch in item.branches)
+
+
+def n_item_seqs(item: ChoiceItem, whole: bool = False) -> int:
+    """Sequences that one question takes: one for each branch with a token to decode."""
+    return max(1, sum(len(branch) > (not whole) for branch in item.branches))
 
 
 def n_naive_tokens(probe: TaskProbe) -> int:
@@ -55,17 +66,18 @@ def n_naive_tokens(probe: TaskProbe) -> int:
 def choice_geometry(probe: TaskProbe, settings: Settings, n_vocab: int) -> Geometry:
     """The context for a task: one buffer that all sequences share.
 
-    It holds the longest header and a group of questions: attention looks at every used cell, masked or not, so a bigger
-    group costs more than fuller batches gain. A longer question is a group of its own.
+    It holds the longest header and one micro-batch of questions: attention looks at every used cell, masked or not, so
+    more cells cost more than fuller batches gain. A longer question is a group of its own.
     """
     n_ubatch = min(settings.n_ubatch, settings.n_batch)
     n_branches = max(len(item.branches) for item in probe.items)
     if n_branches + 2 > LLAMA_MAX_SEQ:
         raise InputError(f"task {probe.name}: a question has {n_branches} choices; llama.cpp takes {LLAMA_MAX_SEQ - 2}")
+    if settings.n_parallel is not None:
+        return _llama_geometry(probe, settings, settings.n_parallel, n_branches)
     n_seq = max(MAX_SEQ, n_branches + 2)
     n_cells = [
-        n_header
-        + max(int(GROUP_UBATCHES * n_ubatch), max(n_item_tokens(probe.items[number]) - n_header for number in run))
+        n_header + max(n_ubatch, max(n_item_tokens(probe.items[number]) - n_header for number in run))
         for run, n_header in _runs(probe.items)
     ]
     return Geometry(
@@ -78,29 +90,66 @@ def choice_geometry(probe: TaskProbe, settings: Settings, n_vocab: int) -> Geome
     )
 
 
-def plan_choices(probe: TaskProbe, geometry: Geometry, equal_lengths: bool) -> Iterator[Step]:
+def _llama_geometry(probe: TaskProbe, settings: Settings, n_parallel: int, n_branches: int) -> Geometry:
+    """The context of `llama-perplexity -np N`: `n_ctx` cells for each of its sequences, at least four."""
+    n_parallel = max(4, n_parallel)
+    if n_branches > n_parallel:
+        raise InputError(
+            f"task {probe.name}: a question has {n_branches} choices, and llama-perplexity -np {n_parallel} has a "
+            f"sequence for {n_parallel}; give --parallel {n_branches} or leave it out"
+        )
+    longest = max(n_item_tokens(item, whole=True) for item in probe.items)
+    n_ubatch = min(settings.n_ubatch, settings.n_batch)
+    return Geometry(
+        n_ctx=max(n_parallel * settings.n_ctx, longest),
+        n_seq=n_parallel,
+        n_batch=n_ubatch,
+        n_ubatch=n_ubatch,
+        n_outputs=max(n_ubatch, n_parallel),
+        unified=True,
+    )
+
+
+def plan_choices(
+    probe: TaskProbe, geometry: Geometry, equal_lengths: bool = False, like_llama: bool = False
+) -> Iterator[Step]:
     """Steps that give every row of a task.
 
     `equal_lengths` is for recurrent and hybrid models: a batch then holds sequences of one length and fits one
-    micro-batch, because llama.cpp would otherwise reorder its rows.
+    micro-batch, because llama.cpp would otherwise reorder its rows. `like_llama` makes the batches of llama-perplexity:
+    no headers, the last token of every choice decoded.
     """
     offsets = probe.offsets()
-    for run, n_header in _runs(probe.items):
+    runs = [(range(len(probe.items)), 0)] if like_llama else _runs(probe.items)
+    for run, n_header in runs:
         header = _Piece(0, 0, probe.items[run[0]].prefix[:n_header], np.full(n_header, -1, dtype=np.int64))
-        fresh = True
         if n_header:
             yield from _steps([header], geometry, equal_lengths, _Memory(clear=True))
-            fresh = False
         n_used = 0
-        for group in _groups(probe.items, run, n_header, geometry):
-            memory = _Memory(clear=fresh or not n_header, removes=tuple(range(1, n_used + 1)) if n_header else ())
-            prefixes, branches, copies, n_used = _lay_out(probe.items, offsets, group, n_header)
-            if prefixes:
-                shared = tuple((0, piece.seq) for piece in prefixes) if n_header else ()
-                yield from _steps(prefixes, geometry, equal_lengths, replace(memory, copies=shared))
-                memory = _Memory()
-            if branches:
-                yield from _steps(branches, geometry, equal_lengths, replace(memory, copies=copies))
+        for group in _groups(probe.items, run, n_header, geometry, like_llama):
+            memory = _Memory(clear=not n_header, removes=tuple(range(1, n_used + 1)) if n_header else ())
+            prefixes, branches, n_used = _lay_out(probe.items, offsets, group, n_header, like_llama)
+            if equal_lengths:
+                yield from _copied_steps(prefixes, branches, geometry, memory, n_header)
+            else:
+                # every question's branches behind its prefix, as llama-perplexity has them
+                pieces = sorted((*prefixes, *branches), key=lambda piece: piece.seq)
+                copies = tuple((0, seq) for seq in range(1, n_used + 1)) if n_header else ()
+                yield from _steps(pieces, geometry, equal_lengths, replace(memory, copies=copies))
+
+
+def _copied_steps(
+    prefixes: Sequence[_Piece], branches: Sequence[_Piece], geometry: Geometry, memory: _Memory, n_header: int
+) -> Iterator[Step]:
+    """Prefixes in the first of their sequences, then copies, then the branches."""
+    if prefixes:
+        shared = tuple((0, piece.seq) for piece in prefixes) if n_header else ()
+        alone = [replace(piece, n_seq=1) for piece in prefixes]
+        yield from _steps(alone, geometry, True, replace(memory, copies=shared))
+        memory = _Memory()
+    if branches:
+        copies = tuple((p.seq, p.seq + place) for p in prefixes for place in range(1, p.n_seq))
+        yield from _steps(branches, geometry, True, replace(memory, copies=copies))
 
 
 @dataclass(frozen=True)
@@ -152,17 +201,21 @@ def _n_common(a: Int32Array, b: Int32Array) -> int:
     return int(differs[0]) if len(differs) else n
 
 
-def _groups(items: Sequence[ChoiceItem], run: range, n_header: int, geometry: Geometry) -> Iterator[list[int]]:
-    """Items of a run that fit the buffer and the sequences together."""
+def _groups(
+    items: Sequence[ChoiceItem], run: range, n_header: int, geometry: Geometry, like_llama: bool
+) -> Iterator[list[int]]:
+    """Items of a run that fit the buffer and the sequences together; of ours, those that fit one micro-batch."""
     group: list[int] = []
-    n_cells, n_seqs = n_header, 1
-    n_most = min(geometry.n_ctx, n_header + GROUP_UBATCHES * geometry.n_ubatch)
+    # sequence 0 is the header's
+    n_cells, n_seqs = n_header, 0 if like_llama else 1
+    n_most_seqs = min(geometry.n_seq, LLAMA_TASK_SEQ) if like_llama else geometry.n_seq
+    n_most = geometry.n_ctx if like_llama else min(geometry.n_ctx, n_header + geometry.n_ubatch)
     for number in run:
-        cells = n_item_tokens(items[number]) - n_header
-        seqs = max(1, sum(len(branch) > 1 for branch in items[number].branches))
-        if group and (n_cells + cells > n_most or n_seqs + seqs > geometry.n_seq):
+        cells = n_item_tokens(items[number], like_llama) - n_header
+        seqs = n_item_seqs(items[number], like_llama)
+        if group and (n_cells + cells > n_most or n_seqs + seqs > n_most_seqs):
             yield group
-            group, n_cells, n_seqs = [], n_header, 1
+            group, n_cells, n_seqs = [], n_header, 0 if like_llama else 1
         group.append(number)
         n_cells += cells
         n_seqs += seqs
@@ -171,31 +224,28 @@ def _groups(items: Sequence[ChoiceItem], run: range, n_header: int, geometry: Ge
 
 
 def _lay_out(
-    items: Sequence[ChoiceItem], offsets: Sequence[int], group: Sequence[int], n_header: int
-) -> tuple[list[_Piece], list[_Piece], tuple[tuple[int, int], ...], int]:
-    """Pieces of the prefixes and of the branches, the copies between them, and the last sequence used."""
+    items: Sequence[ChoiceItem], offsets: Sequence[int], group: Sequence[int], n_header: int, like_llama: bool
+) -> tuple[list[_Piece], list[_Piece], int]:
+    """Pieces of the prefixes and of the branches, and the last sequence used."""
     prefixes: list[_Piece] = []
     branches: list[_Piece] = []
-    copies: list[tuple[int, int]] = []
-    seq = 0
+    seq = 0 if like_llama else 1
     for number in group:
         item, row = items[number], offsets[number]
-        home = seq + 1
-        seq = home
+        n_seq = n_item_seqs(item, like_llama)
         if len(item.prefix):
             row_ids = np.full(len(item.prefix), -1, dtype=np.int64)
             row_ids[len(item.prefix) - item.n_prefix_rows :] = row + np.arange(item.n_prefix_rows)
-            prefixes.append(_Piece(home, 0, item.prefix, row_ids).cut(n_header, len(item.prefix)))
+            prefixes.append(_Piece(seq, 0, item.prefix, row_ids, n_seq).cut(n_header, len(item.prefix)))
         row += item.n_prefix_rows
-        for place, branch in enumerate(branch for branch in item.branches if len(branch) > 1):
-            if place:
-                seq += 1
-                if len(item.prefix):
-                    copies.append((home, seq))
+        used = [branch for branch in item.branches if len(branch) > (not like_llama)]
+        for place, branch in enumerate(used):
             n_rows = len(branch) - 1
-            branches.append(_Piece(seq, len(item.prefix), branch[:-1], row + np.arange(n_rows, dtype=np.int64)))
+            row_ids = np.append(row + np.arange(n_rows, dtype=np.int64), -1)[: len(branch) if like_llama else n_rows]
+            branches.append(_Piece(seq + place, len(item.prefix), branch[: len(row_ids)], row_ids))
             row += n_rows
-    return prefixes, branches, tuple(copies), seq
+        seq += n_seq
+    return prefixes, branches, seq - 1
 
 
 def _steps(pieces: Sequence[_Piece], geometry: Geometry, equal_lengths: bool, memory: _Memory) -> Iterator[Step]:
@@ -208,6 +258,7 @@ def _steps(pieces: Sequence[_Piece], geometry: Geometry, equal_lengths: bool, me
             tokens=np.concatenate([piece.tokens for piece in batch]),
             pos=np.concatenate([np.arange(p.first, p.first + len(p.tokens), dtype=np.int32) for p in batch]),
             seq=np.concatenate([np.full(len(piece.tokens), piece.seq, dtype=np.int32) for piece in batch]),
+            n_seq=np.concatenate([np.full(len(piece.tokens), piece.n_seq, dtype=np.int32) for piece in batch]),
             output=(row_ids >= 0).astype(np.int8),
             row_ids=row_ids[row_ids >= 0],
             clear=before.clear,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from quantprobe.arrays import Float32Array, Int64Array
 from quantprobe.engine.abi import last_errors
 from quantprobe.engine.model import Context, Model
-from quantprobe.engine.plan import Step, llama_perplexity_geometry, plan_windows, window_geometry
+from quantprobe.engine.plan import Geometry, Step, llama_perplexity_geometry, plan_windows, window_geometry
 from quantprobe.engine.plan_choices import choice_geometry, plan_choices
-from quantprobe.errors import EngineError
+from quantprobe.errors import EngineError, InputError
 from quantprobe.probes.choices import TaskProbe
 from quantprobe.probes.text import TextProbe
 
@@ -55,7 +55,7 @@ def run_blocks(context: Context, steps: Iterable[Step]) -> Iterator[Block]:
 
 def _decode(context: Context, step: Step) -> None:
     try:
-        status = context.decoder.decode(step.tokens, step.pos, step.seq, step.output)
+        status = context.decoder.decode(step.tokens, step.pos, step.seq, step.n_seq, step.output)
     except RuntimeError as error:  # an assertion of ggml, see native/abort_guard.hpp
         reason: str = str(error)
     else:
@@ -95,8 +95,7 @@ def probe_blocks(
     `llama_geometry` packs the windows of a text as llama-perplexity does.
     """
     if isinstance(probe, TaskProbe):
-        geometry = choice_geometry(probe, model.settings, model.n_vocab)
-        steps = plan_choices(probe, geometry, equal_lengths=model.is_recurrent)
+        geometry, steps = _plan_task(model, probe)
     elif llama_geometry:
         geometry = llama_perplexity_geometry(probe, model.settings)
         steps = plan_windows(probe, geometry)
@@ -111,5 +110,15 @@ def n_probe_tokens(model: Model, probe: TextProbe | TaskProbe) -> int:
     """Tokens that `probe_blocks` decodes: the total of a progress bar."""
     if isinstance(probe, TextProbe):
         return int(probe.tokens.size)
+    return sum(len(step.tokens) for step in _plan_task(model, probe)[1])
+
+
+def _plan_task(model: Model, probe: TaskProbe) -> tuple[Geometry, Iterator[Step]]:
+    like_llama = model.settings.n_parallel is not None
+    if like_llama and model.is_recurrent:
+        raise InputError(
+            f"{model.info.path.name} ({model.info.architecture}) is a recurrent or hybrid model, which cannot decode "
+            "tasks in the batches of llama-perplexity; leave out --parallel"
+        )
     geometry = choice_geometry(probe, model.settings, model.n_vocab)
-    return sum(len(step.tokens) for step in plan_choices(probe, geometry, equal_lengths=model.is_recurrent))
+    return geometry, plan_choices(probe, geometry, model.is_recurrent, like_llama)

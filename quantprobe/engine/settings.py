@@ -10,6 +10,9 @@ from quantprobe.errors import InputError
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
+LLAMA_MAX_SEQ = 256
+"""llama.cpp's own limit on sequences (llama_max_parallel_sequences)."""
+
 MASK_CELLS = 1 << 25
 """Most cells of llama.cpp's attention mask, n_ctx x micro-batch, at two bytes each: 64 MB, less than a block of logits
 and in the same memory, so that the peak does not depend on n_ctx. It cuts micro-batches of 512 beyond 65,536 tokens.
@@ -33,6 +36,8 @@ class Settings:
     type_k: str = "f16"
     type_v: str = "f16"
     use_mmap: bool = True
+    n_parallel: int | None = None
+    """Sequences of `llama-perplexity -np N`, whose batches tasks are then decoded in; None: our own batches."""
 
     def __post_init__(self) -> None:
         for name, low in (("n_ctx", 4), ("n_batch", 1), ("n_ubatch", 1)):
@@ -40,6 +45,8 @@ class Settings:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least {low}")
         if self.n_threads is not None and self.n_threads < 1:
             raise InputError(f"n_threads is {self.n_threads}; it must be at least 1")
+        if self.n_parallel is not None and not 1 <= self.n_parallel <= LLAMA_MAX_SEQ:
+            raise InputError(f"n_parallel is {self.n_parallel}; llama.cpp takes 1 to {LLAMA_MAX_SEQ} sequences")
         for name in ("type_k", "type_v"):
             if getattr(self, name) not in KV_TYPES:
                 raise InputError(f"unknown {name} {getattr(self, name)!r}; one of {', '.join(KV_TYPES)}")

@@ -13,7 +13,10 @@ from quantprobe.engine.settings import Settings
 from quantprobe.errors import MismatchError
 from quantprobe.gguf_file import ModelInfo
 
-COMPARED = ("n_ctx", "n_ubatch_used", "flash_attn", "type_k", "type_v", "n_gpu_layers", "llama_cpp_version", "backend")
+COMPARED = (
+    *("n_ctx", "n_ubatch_used", "n_parallel", "flash_attn", "type_k", "type_v", "n_gpu_layers"),
+    *("llama_cpp_version", "backend"),
+)
 """Settings that move logits. Flash attention alone moves them by a KLD of 0.002 to 0.024 nats, as much as Q5_K_M loses.
 The rest (threads, mmap, devices) is recorded and not compared: CPU results do not depend on it."""
 
