@@ -135,7 +135,8 @@ def test_results_json_keeps_the_contract(document: dict[str, Any]) -> None:
         counts = [task["drops"] + task["leapfrogs"] for task in quant["tasks"].values()]
         assert quant["pooled"]["drops"] + quant["pooled"]["leapfrogs"] == sum(counts)
         assert quant["pooled"]["n_items"] == 34
-    assert document["null_control"]["tasks"] == {name: {"drops": 0, "leapfrogs": 0} for name in ("words", "other")}
+    for control in document["null_control"]["tasks"].values():
+        assert (control["drops"], control["leapfrogs"]) == (0, 0) and control["n_rows"] > 0
     assert document["settings"]["margin"] == 0.01
     assert document["quants"][1]["pooled"]["drops"] > 0, "the far quant must change something, or nothing is tested"
 

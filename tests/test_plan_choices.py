@@ -68,7 +68,8 @@ def execute(steps: Iterator[Step], geometry: Geometry) -> tuple[dict[int, tuple[
     rows: dict[int, tuple[int, ...]] = {}
     done = []
     for step in steps:
-        assert 1 <= len(step.tokens) == len(step.pos) == len(step.seq) == len(step.n_seq) == len(step.output) <= geometry.n_batch
+        assert {len(step.pos), len(step.seq), len(step.n_seq), len(step.output)} == {len(step.tokens)}
+        assert 1 <= len(step.tokens) <= geometry.n_batch
         assert len(step.row_ids) == np.count_nonzero(step.output) <= geometry.n_outputs
         memory.prepare(step)
         row_ids = iter(step.row_ids.tolist())

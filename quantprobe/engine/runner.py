@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 from quantprobe.arrays import Float32Array, Int64Array
@@ -37,7 +37,7 @@ class Block:
     """Tokens decoded since the last block."""
 
 
-def run_blocks(context: Context, steps: Iterable[Step]) -> Iterator[Block]:
+def run_blocks(context: Context, steps: Iterable[Step]) -> Generator[Block, None, None]:
     """Decode step by step; steps without rows give no block, their tokens count into the next one.
 
     The GIL is released while llama.cpp computes. Raises `EngineError` when a decode fails.
@@ -89,8 +89,10 @@ def _hidden(context: Context, n_rows: int) -> Float32Array | None:
 
 def probe_blocks(
     model: Model, probe: TextProbe | TaskProbe, hidden: bool = False, llama_geometry: bool = False
-) -> Iterator[Block]:
+) -> Generator[Block, None, None]:
     """Every row of a probe, block by block, in a context made for it and closed at the end.
+
+    Close the generator before the model if it is left early: llama.cpp frees a context through its model.
 
     `llama_geometry` packs the windows of a text as llama-perplexity does.
     """

@@ -19,7 +19,7 @@ BASE = ("name", "path", "sha256", "size_bytes", "bpw", "architecture", "n_vocab"
 QUANT = ("name", "path", "sha256", "size_bytes", "bpw", "file_type")
 IMATRIX = ("file", "dataset", "entries_count", "chunks_count")
 NULL_TEXT = ("kld_mean", "kld_max", "same_top")
-NULL_TASK = ("drops", "leapfrogs")
+NULL_TASK = ("drops", "leapfrogs", "n_rows")
 TASK_FACTS = (
     "rule", "template", "n_items", "n_left_out", "n_identical", "n_token_prefix", "n_empty_prefix", "n_tokens_decoded",
     "n_tokens_naive",

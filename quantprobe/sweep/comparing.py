@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -262,8 +263,9 @@ class _Comparing:
         row_dtype = self.capture.entry(probe.name).row_dtype
         self.progress.start(f"compare {model.info.name} on {probe.name}", n_probe_tokens(model, probe), "tok")
         try:
-            for block in probe_blocks(model, probe, llama_geometry=self.llama_geometry):
-                measured.add(block, base_rows, stored[block.row_ids], row_dtype)
-                self.progress.advance(block.n_tokens)
+            with closing(probe_blocks(model, probe, llama_geometry=self.llama_geometry)) as blocks:
+                for block in blocks:
+                    measured.add(block, base_rows, stored[block.row_ids], row_dtype)
+                    self.progress.advance(block.n_tokens)
         finally:
             self.progress.finish()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantprobe.arrays import FloatArray
+from quantprobe.arrays import FloatArray, Int32Array, Int64Array
 from quantprobe.engine.base_rows import BaseRows
 from quantprobe.engine.runner import Block
 from quantprobe.metrics.answers import Answers, answers_from_logprobs
@@ -73,12 +73,21 @@ class MeasuredTask:
         base = base_rows.logits(stored, row_dtype)
         no_target = np.zeros(len(block.row_ids), dtype=np.int32)
         self.kld[block.row_ids] = row_metrics(base, block.logits, no_target)["kld"]
+        pairs, rows, tokens = self._pairs(block)
+        self.base[pairs] = logprob_pairs(base, rows, tokens)
+        self.quant[pairs] = logprob_pairs(block.logits, rows, tokens)
+
+    def add_unchecked(self, block: Block) -> None:
+        """Rows of the base that are not computed again: they stand for themselves, and in no KLD."""
+        pairs, rows, tokens = self._pairs(block)
+        self.base[pairs] = self.quant[pairs] = logprob_pairs(block.logits, rows, tokens)
+
+    def _pairs(self, block: Block) -> tuple[Int64Array, Int64Array, Int32Array]:
+        """The scored tokens of a block: their numbers, their rows in the block, their ids."""
         place = np.full(self.probe.n_rows, -1, dtype=np.int64)
         place[block.row_ids] = np.arange(len(block.row_ids))
         pairs = np.flatnonzero(place[self.layout.rows] >= 0)
-        rows, tokens = place[self.layout.rows[pairs]], self.layout.tokens[pairs]
-        self.base[pairs] = logprob_pairs(base, rows, tokens)
-        self.quant[pairs] = logprob_pairs(block.logits, rows, tokens)
+        return pairs, place[self.layout.rows[pairs]], self.layout.tokens[pairs]
 
     def load(self, path: Path, key: str) -> bool:
         """Take the values from an earlier run; False if there are none under this key."""
@@ -125,4 +134,5 @@ class MeasuredTask:
             "drops": direction.drops,
             "leapfrogs": direction.leapfrogs,
             "kld_max": float(np.nanmax(self.kld)) if np.isfinite(self.kld).any() else None,
+            "n_rows": int(np.isfinite(self.kld).sum()),
         }
