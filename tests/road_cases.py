@@ -15,8 +15,6 @@ from click.testing import CliRunner, Result
 
 from quantprobe.cli.main import cli
 
-ROOT = Path(__file__).parents[1]
-
 
 class Quiet:
     """A `Progress` that keeps the notes and the labels of what was done."""

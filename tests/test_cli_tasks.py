@@ -118,6 +118,20 @@ def test_a_sweep_leaves_the_files_of_its_tasks(swept: tuple[Path, str], models: 
         lines = list(csv.DictReader(file))
     assert [line["task"] for line in lines] == ["words"] * 2 + ["other"] * 2 + ["all tasks pooled"] * 2
     assert {line["name"] for line in lines} == {"tiny-Q8_0", "tiny-Q4_0"}
+    quants = json.loads((folder / "results.json").read_text(encoding="ascii"))["quants"]
+    with (folder / "results_groups.csv").open(encoding="utf-8", newline="") as file:
+        groups = list(csv.DictReader(file))
+    assert {(line["task"], line["name"], line["group"]) for line in groups} == {
+        (task, quant["name"], group)
+        for quant in quants
+        for task, numbers in quant["tasks"].items()
+        for group in numbers["by_group"]
+    }
+    for line in groups:
+        [quant] = [quant for quant in quants if quant["name"] == line["name"]]
+        entry = quant["tasks"][line["task"]]["by_group"][line["group"]]
+        assert int(line["drops"]) == entry["drops"] and int(line["n_items"]) == entry["n_items"]
+        assert float(line["net_low"]) == entry["net"]["low"]
 
 
 def test_results_json_keeps_the_contract(document: dict[str, Any]) -> None:
@@ -223,11 +237,16 @@ def test_flips_lists_what_changed_with_its_text(swept: tuple[Path, str]) -> None
     assert right.endswith(f"| {first['choices'][first['gold']]}")
     cut = json.loads(passed(run("flips", folder, "Q4_0", "--task", "words", "--limit", "1", "--json", "-")))
     assert [len(cut["tasks"][0]["items"]), cut["tasks"][0]["n_changed"]] == [1, words["n_changed"]]
+    group = first["group"]
+    inside = json.loads(passed(run("flips", folder, "Q4_0", "--group", group, "--json", "-")))["tasks"][0]
+    assert inside["items"] == [item for item in words["items"] if item["group"] == group]
+    assert inside["n_items"] == pair.base.groups.count(group) < 24
 
 
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
+        (["Q4_0", "--group", "nope"], ["no item of any task", "in a group 'nope'"]),
         (["Q5_K"], ["no quant 'Q5_K'", "tiny-Q8_0, tiny-Q4_0"]),
         (["tiny"], ["'tiny' fits tiny-Q8_0, tiny-Q4_0"]),
         (["Q4_0", "--task", "arc"], ["no task 'arc'", "words, other"]),

@@ -56,17 +56,17 @@ def models(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
 Measured = dict[str, tuple[Answers, TaskSummary]]
 """Answers and summary by the model's name; the base has the summary of the last quant."""
-Measure = Callable[[TaskInput, dict[str, Any]], Measured]
+Measure = Callable[..., Measured]
 
 
 @pytest.fixture(scope="session")
 def measure(models: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Measure:
     """Sweeps a task over the models of a golden."""
 
-    def measured(task: TaskInput, golden: dict[str, Any]) -> Measured:
+    def measured(task: TaskInput, golden: dict[str, Any], settings: Settings = Settings()) -> Measured:  # noqa: B008
         run = tmp_path_factory.mktemp(task.name)
         quants = [models(name) for name in golden if name != BASE]
-        result = sweep(models(BASE), quants, Inputs((), (task,)), Settings(), run, Quiet())
+        result = sweep(models(BASE), quants, Inputs((), (task,)), settings, run, Quiet())
         found: Measured = {}
         for quant in result.quants:
             pair = read_items(run / "items" / quant.info.name / f"{task.name}.csv")
@@ -84,10 +84,10 @@ def read_golden(shared: Path, *parts: str) -> dict[str, Any]:
     return golden
 
 
-FALL_SHORT = {"arc_easy_300_multiple_choice": {"Q3_K_M"}, "hellaswag_200": {"Q8_0", "Q4_K_M", "Q2_K"}}
-"""Quants known to agree in less than 99 %: 295 of 300; 196, 197 and 197 of 200. Quantized models round activations
-to 8 bits, so near-ties move with the packing of the buffer (llama-perplexity -np 64 differs from its own -np 16 in 3 of
-300 answers of Q3_K_M); that this explains all of them is not proved."""
+N_PARALLEL = 16
+"""The reference runs were made with `-np 16`. Near-ties of quantized models, which round activations to 8 bits, move
+with the packing of the buffer: llama-perplexity -np 64 differs from its own -np 16 in 3 of 300 answers of Q3_K_M, and
+our own batches from it in 2 to 5. In its batches every answer of every model came out the same when this was written."""
 
 
 @pytest.mark.parametrize(
@@ -102,17 +102,27 @@ def test_answers_are_those_of_llama_perplexity(
 ) -> None:
     golden = read_golden(shared, "smollm2", f"{golden_name}.json")
     task = TaskInput("task", shared / "data" / "choice" / data, n_items=n_items)
-    measured = measure(task, golden)
+    measured = measure(task, golden, Settings(n_parallel=N_PARALLEL))
     agree = {
         name: int((measured[name][0].correct == np.array(printed["correct_in_run_order"], dtype=bool)).sum())
         for name, printed in golden.items()
     }
     print(golden_name, agree)
-    assert agree.pop(BASE) == golden[BASE]["n"]
-    short = {name for name, n in agree.items() if n < n_agree}
-    assert short <= FALL_SHORT[golden_name]
-    if short:
-        pytest.xfail(f"{golden_name}: {', '.join(f'{name} {agree[name]}' for name in sorted(short))}, {n_agree} asked")
+    assert agree[BASE] == golden[BASE]["n"]
+    assert min(agree.values()) >= n_agree
+
+
+def test_own_batches_answer_as_llama_perplexity_does(shared: Path, measure: Measure) -> None:
+    """Nothing but near-ties of quantized models depends on the batches."""
+    golden = read_golden(shared, "smollm2", "arc_easy_300_multiple_choice.json")
+    task = TaskInput("task", shared / "data" / "choice" / "arc_easy_300.bin")
+    measured = measure(task, {name: golden[name] for name in (BASE, "Q3_K_M")}, Settings())
+    for name, n_agree in ((BASE, 300), ("Q3_K_M", 294)):
+        answers = measured[name][0]
+        differs = answers.correct != np.array(golden[name]["correct_in_run_order"], dtype=bool)
+        print(name, int((~differs).sum()), answers.margin[differs])
+        assert (~differs).sum() >= n_agree
+        assert (np.abs(answers.margin[differs]) < 0.1).all()
 
 
 def test_winogrande_scores_and_its_slip(shared: Path, measure: Measure) -> None:

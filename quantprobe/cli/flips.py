@@ -16,9 +16,10 @@ from quantprobe.errors import InputError
 @click.argument("run", type=PathType())
 @click.argument("quant")
 @click.option("--task", metavar="NAME", help="Only this task.  [default: all]")
+@click.option("--group", metavar="NAME", help="Only this group (subject).  [default: all]")
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", help="At most so many of each task.  [default: all]")
 @json_option
-def flips(run: Path, quant: str, task: str | None, limit: int | None, json_path: str | None) -> None:
+def flips(run: Path, quant: str, task: str | None, group: str | None, limit: int | None, json_path: str | None) -> None:
     """List the questions that QUANT answered differently from the base, from the files in RUN.
 
     QUANT is the quant's name, its file, or a part that no other name holds. A drop was right in the base and is wrong
@@ -37,7 +38,11 @@ def flips(run: Path, quant: str, task: str | None, limit: int | None, json_path:
         if not tasks or (task is not None and task not in tasks):
             wanted = f"no task {task!r}" if tasks else "no tasks"
             raise InputError(f"{run} has {wanted} for {name}; it has {', '.join(tasks) or 'texts alone'}")
-        found = [read_flips(run, name, one) for one in (tasks if task is None else [task])]
+        found = [read_flips(run, name, one, group) for one in (tasks if task is None else [task])]
+        if group is not None:
+            found = [one for one in found if one.n_items]
+            if not found:
+                raise InputError(f"no item of {task or 'any task'} in {run} is in a group {group!r}")
         for changed in found:
             shown = changed.flips[:limit]
             some = f"; the first {len(shown):,}" if len(shown) < len(changed.flips) else ""

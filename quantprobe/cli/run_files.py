@@ -36,6 +36,7 @@ def write_run(document: dict[str, Json], run: Path) -> tuple[ResultsView, list[s
     """results.json, the tables and the pictures of a run; its view, and the names of what was written."""
     from quantprobe.files import write_text
     from quantprobe.report import tables
+    from quantprobe.report.groups_csv import csv_groups
     from quantprobe.report.results_file import write_json
     from quantprobe.report.results_view import read_results
     from quantprobe.report.task_tables import csv_tasks
@@ -44,6 +45,8 @@ def write_run(document: dict[str, Json], run: Path) -> tuple[ResultsView, list[s
     view = read_results(run / "results.json")
     files = {"results.csv": tables.csv_text(view)} if view.text_names else {}
     files |= {"results_tasks.csv": csv_tasks(view)} if view.task_names else {}
+    groups = csv_groups(document)
+    files |= {"results_groups.csv": groups} if groups else {}
     files["results.md"] = tables.markdown(view)
     for name, text in files.items():
         write_text(run / name, text)

@@ -70,13 +70,16 @@ def find_quant(run: Path, wanted: str) -> tuple[str, tuple[str, ...]]:
     return found[0], tasks[found[0]]
 
 
-def read_flips(run: Path, quant: str, task: str) -> TaskFlips:
-    """The changed items of one quant on one task, from `RUN/items` and `RUN/tasks`."""
+def read_flips(run: Path, quant: str, task: str, group: str | None = None) -> TaskFlips:
+    """The changed items of one quant on one task, or on one group of it, from `RUN/items` and `RUN/tasks`."""
     pair = read_items(run / "items" / safe_name(quant) / f"{safe_name(task)}.csv")
     places = {name: place for place, name in enumerate(pair.base.ids)}
+    n_items = len(places) if group is None else pair.base.groups.count(group)
     questions = _read_texts(run / "tasks" / f"{safe_name(task)}.jsonl")
     flips = []
     for item in list_changes(pair.base, pair.quant):
+        if group is not None and item.group != group:
+            continue
         place, question = places[item.id], questions.get(item.id)
         flips.append(
             Flip(
@@ -87,7 +90,7 @@ def read_flips(run: Path, quant: str, task: str) -> TaskFlips:
                 choices=question.choices if question else (),
             )
         )
-    return TaskFlips(task, len(places), tuple(flips))
+    return TaskFlips(task, n_items, tuple(flips))
 
 
 def count_kinds(flips: TaskFlips) -> str:
