@@ -3,9 +3,9 @@
     python bench/tasks.py /path/to/llama-perplexity --base F16.gguf --hellaswag hellaswag_val.txt --arc arc_easy_300.bin
 
 Both tools score the same questions with the same model, threads and flash attention, as whole processes from start to
-exit, in turn (llama-perplexity, capture, compare, ...), after one round that is not counted: it fills the page cache
-and compiles quantprobe's kernels. Then the decode alone, in this process: all batches of a task beside batches of one
-sequence of 512 tokens with as many tokens and as many rows.
+exit, in turn (llama-perplexity, capture, compare, ...), after a capture and a comparison of a few questions that fill
+the page cache and compile quantprobe's kernels. Then the decode alone, in this process: all batches of a task beside
+batches of one sequence of 512 tokens with as many tokens and as many rows. On two cores a round takes six minutes.
 """
 
 from __future__ import annotations
@@ -84,25 +84,27 @@ def _children_seconds() -> float:
 
 
 def measure_case(case: Case, args: argparse.Namespace, folder: Path) -> dict[str, list[Run]]:
-    """Runs of each command in turn, the first round left out."""
+    """Runs of each command in turn, after a small one of ours."""
     qpc, run, log = folder / "base.qpc", folder / "run", folder / "log"
     threads = ["-t", str(args.threads)]
-    n_items = [] if case.task.n_items is None else ["--task-items", str(case.task.n_items)]
     ours = [sys.executable, "-m", "quantprobe"]
-    task = ["--task", f"{case.task.name}={case.task.path}", *n_items]
+    task = f"{case.task.name}={case.task.path}"
+    capture = [*ours, "capture", str(args.base), "--task", task, "-o", str(qpc), *threads]
     commands: dict[str, Sequence[str]] = {
         "llama": [str(args.binary), "-m", str(args.base), *case.llama, "-np", str(N_PARALLEL), "-fa", "on", *threads],
-        "capture": [*ours, "capture", str(args.base), *task, "-o", str(qpc), *threads],
+        "capture": [*capture, *([] if case.task.n_items is None else ["--task-items", str(case.task.n_items)])],
         "compare": [*ours, "compare", str(qpc), str(args.base), "-o", str(run), *threads],
     }
+    run_timed([*capture, "--task-items", "8"], log)
+    run_timed(commands["compare"], log)
     runs: dict[str, list[Run]] = {name: [] for name in commands}
-    for number in range(args.repeats + 1):
+    for _ in range(args.repeats):
         delete(qpc)
         delete(run)
         for name, command in commands.items():
-            found = run_timed(command, log)
-            if number:
-                runs[name].append(found)
+            runs[name].append(run_timed(command, log))
+    delete(qpc)
+    delete(run)
     return runs
 
 
@@ -150,16 +152,15 @@ def decode_row(model: Model, probe: TaskProbe, n_repeats: int) -> list[str]:
     n_tokens = n_probe_tokens(model, probe)
     geometry = Geometry(N_BATCH, 1, N_BATCH, N_BATCH, N_BATCH, unified=True)
     bare, ours, n_blocks = [], [], 0
-    for number in range(n_repeats + 1):
+    for _ in range(n_repeats):
         begin = time.perf_counter()
         with Context(model, geometry) as context:
             for _ in run_blocks(context, bare_steps(n_tokens, probe.n_rows, model.n_vocab)):
                 pass
         middle = time.perf_counter()
         n_blocks = sum(1 for _ in probe_blocks(model, probe))
-        if number:
-            bare.append(middle - begin)
-            ours.append(time.perf_counter() - middle)
+        bare.append(middle - begin)
+        ours.append(time.perf_counter() - middle)
     pairs = [b / a for a, b in zip(bare, ours, strict=True)]
     counts = [f"{n:,}" for n in (n_tokens, n_naive_tokens(probe), probe.n_rows, n_blocks)]
     medians = statistics.median(bare), statistics.median(ours)
@@ -167,10 +168,12 @@ def decode_row(model: Model, probe: TaskProbe, n_repeats: int) -> list[str]:
     return [probe.name, *counts, *(f"{m:.2f}" for m in medians), ratio, f"{min(pairs):.2f} to {max(pairs):.2f}"]
 
 
-def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    for line in (titles, ["---"] * len(titles), *rows):
-        print("| " + " | ".join(line) + " |")
-    print()
+def print_rows(*rows: Sequence[str]) -> None:
+    """Lines of a Markdown table as they are measured; titles get the line below them."""
+    for line in rows:
+        print("| " + " | ".join(line) + " |", flush=True)
+        if line in (TITLES, DECODE_TITLES):
+            print("| " + " | ".join(["---"] * len(line)) + " |", flush=True)
 
 
 def main() -> None:
@@ -194,13 +197,17 @@ def main() -> None:
     print(f"- quantprobe {known.quantprobe}, llama-cpp-python {known.llama_cpp_python} (llama.cpp {known.llama_cpp})")
     print(f"- {args.base.name}, {args.threads} threads, -np {N_PARALLEL}, flash attention on")
     print(f"- medians of {args.repeats} rounds, in turn; ratios are quantprobe / llama-perplexity, and task / bare\n")
+    print_rows(TITLES)
     with tempfile.TemporaryDirectory() as name:
-        rows = [row for case in cases for row in table_rows(case, measure_case(case, args, Path(name)))]
-    print_table(TITLES, rows)
+        for case in cases:
+            print_rows(*table_rows(case, measure_case(case, args, Path(name))))
     with Model(read_model_info(args.base), Settings(n_threads=args.threads)) as model:
         tasks = read_tasks(Inputs((), tuple(case.task for case in cases)), Quiet())
         probes = [make_task_probe(model, task, Quiet()) for task in tasks]
-        print_table(DECODE_TITLES, [decode_row(model, probe, args.repeats) for probe in probes])
+        print()
+        print_rows(DECODE_TITLES)
+        for probe in probes:
+            print_rows(decode_row(model, probe, args.repeats))
 
 
 if __name__ == "__main__":

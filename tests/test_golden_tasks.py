@@ -63,10 +63,10 @@ Measure = Callable[..., Measured]
 def measure(models: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Measure:
     """Sweeps a task over the models of a golden."""
 
-    def measured(task: TaskInput, golden: dict[str, Any], settings: Settings = Settings()) -> Measured:  # noqa: B008
+    def measured(task: TaskInput, golden: dict[str, Any], settings: Settings | None = None) -> Measured:
         run = tmp_path_factory.mktemp(task.name)
         quants = [models(name) for name in golden if name != BASE]
-        result = sweep(models(BASE), quants, Inputs((), (task,)), settings, run, Quiet())
+        result = sweep(models(BASE), quants, Inputs((), (task,)), settings or Settings(), run, Quiet())
         found: Measured = {}
         for quant in result.quants:
             pair = read_items(run / "items" / quant.info.name / f"{task.name}.csv")
@@ -87,7 +87,8 @@ def read_golden(shared: Path, *parts: str) -> dict[str, Any]:
 N_PARALLEL = 16
 """The reference runs were made with `-np 16`. Near-ties of quantized models, which round activations to 8 bits, move
 with the packing of the buffer: llama-perplexity -np 64 differs from its own -np 16 in 3 of 300 answers of Q3_K_M, and
-our own batches from it in 2 to 5. In its batches every answer of every model came out the same when this was written."""
+our own batches from it in 2 to 5. In its batches every answer of every model came out the same when this was written.
+"""
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_own_batches_answer_as_llama_perplexity_does(shared: Path, measure: Meas
     """Nothing but near-ties of quantized models depends on the batches."""
     golden = read_golden(shared, "smollm2", "arc_easy_300_multiple_choice.json")
     task = TaskInput("task", shared / "data" / "choice" / "arc_easy_300.bin")
-    measured = measure(task, {name: golden[name] for name in (BASE, "Q3_K_M")}, Settings())
+    measured = measure(task, {name: golden[name] for name in (BASE, "Q3_K_M")})
     for name, n_agree in ((BASE, 300), ("Q3_K_M", 294)):
         answers = measured[name][0]
         differs = answers.correct != np.array(golden[name]["correct_in_run_order"], dtype=bool)

@@ -12,6 +12,7 @@ from road_cases import Quiet
 from tiny_gguf import ARCHS, write_tiny
 
 from quantprobe.arrays import FloatArray
+from quantprobe.errors import InputError
 from quantprobe.gguf_file import read_model_info
 from quantprobe.metrics.choice_scores import logprob_pairs, pair_layout, score_choices
 from quantprobe.probes.choice_probe import task_probe
@@ -130,6 +131,17 @@ def test_results_do_not_depend_on_the_packing(tiny: Path, model: Model, n_ubatch
         parts = packed_logprobs(other, probe_of(other, HEADER))
     print(f"largest difference {np.abs(whole - parts).max():.2e} nats")
     assert np.abs(whole - parts).max() < TOLERANCE
+
+
+def test_batches_of_llama_perplexity_give_the_same_rows(tiny: Path, model: Model) -> None:
+    probe = probe_of(model, HEADER)
+    with Model(read_model_info(tiny), replace(SETTINGS, n_parallel=16)) as other:
+        if other.is_recurrent:
+            with pytest.raises(InputError, match="recurrent or hybrid .* leave out --parallel"):
+                packed_logprobs(other, probe)
+            return
+        theirs = packed_logprobs(other, probe)
+    assert np.abs(packed_logprobs(model, probe) - theirs).max() < TOLERANCE
 
 
 def test_the_total_of_a_progress_bar_is_reached(model: Model) -> None:

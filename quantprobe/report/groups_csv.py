@@ -29,12 +29,9 @@ def csv_groups(document: Mapping[str, Any]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     ends = [f"{key}{suffix}" for key in ESTIMATES for suffix in ("", "_low", "_high")]
     writer.writerow(["task", "name", "group", *COUNTS, *ends])
-    writer.writerows(sorted(lines, key=_task))
+    lines.sort(key=lambda line: str(line[0]))
+    writer.writerows(lines)
     return out.getvalue()
-
-
-def _task(line: list[Any]) -> str:
-    return str(line[0])
 
 
 def _ends(entry: Mapping[str, Any]) -> list[float | None]:
