@@ -137,7 +137,7 @@ def test_batches_of_llama_perplexity_give_the_same_rows(tiny: Path, model: Model
     probe = probe_of(model, HEADER)
     with Model(read_model_info(tiny), replace(SETTINGS, n_parallel=16)) as other:
         if other.is_recurrent:
-            with pytest.raises(InputError, match="recurrent or hybrid .* leave out --parallel"):
+            with pytest.raises(InputError, match=r"recurrent or hybrid .* leave out --parallel"):
                 packed_logprobs(other, probe)
             return
         theirs = packed_logprobs(other, probe)

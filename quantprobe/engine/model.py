@@ -225,7 +225,8 @@ def _context_params(settings: Settings, geometry: Geometry) -> Any:
     params.flash_attn_type = 1 if settings.flash_attn else 0
     params.type_k = GGML_TYPES[settings.type_k]
     params.type_v = GGML_TYPES[settings.type_v]
-    params.swa_full = False
+    # cells of several sequences are not freed when the sliding window leaves them: tasks need room for all of them
+    params.swa_full = geometry.unified
     params.kv_unified = geometry.unified
     params.offload_kqv = settings.n_gpu_layers != 0
     params.op_offload = settings.n_gpu_layers != 0
