@@ -145,6 +145,21 @@ def test_all_quants_equal(tmp_path: Path) -> None:
     assert {quant.letters for quant in findings.ranking.quants} == {"a"}
 
 
+def test_twins_are_named(tmp_path: Path) -> None:
+    """Two files with the same tensors: one quant, counted twice."""
+
+    def copy_numbers(results: dict) -> None:
+        first, second = results["quants"][1], results["quants"][2]
+        second["texts"], second["tasks"] = first["texts"], first["tasks"]
+
+    run = write_fake_run(tmp_path / "r", FakeRun(quants=ladder(8)))
+    assert "in every number" not in " ".join(_study(run).remarks)
+    findings = _study(_edit(run, copy_numbers))
+    [remark] = [remark for remark in findings.remarks if "in every number" in remark]
+    names = [quant.name for quant in ladder(8)[1:3]]
+    assert remark.startswith(", ".join(names)) and "counts one quant 2 times" in remark
+
+
 def test_one_task_of_constant_accuracy(tmp_path: Path) -> None:
     quants = tuple(FakeQuant(f"Q{i}", 1e-9 * (i + 1), 0.0, 1000 - i) for i in range(6))
     findings = _study(write_fake_run(tmp_path / "r", FakeRun(quants=quants, tasks={"arc": 100})))

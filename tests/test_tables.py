@@ -119,6 +119,14 @@ def test_results_json_has_the_agreed_keys() -> None:
     assert quant["texts"]["wiki"]["kld_mean"] == estimate(0.01, 0.01 * 0.03)
 
 
+def test_json_keeps_an_estimate_on_one_line() -> None:
+    value = {"a": {"value": 1.5, "unit": "é"}, "b": [], "c": [1, [2, {}]], "d": None, "e": {}}
+    assert json.loads(format_json(value)) == value
+    assert format_json(value).splitlines()[1:3] == ['  "a": {"value": 1.5, "unit": "\\u00e9"},', '  "b": [],']
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        format_json({"a": [math.nan]})
+
+
 def test_numbers_that_do_not_exist_are_null(tmp_path: Path) -> None:
     numbers = {"kld_max": math.inf, "kld_median": np.float64("nan"), "kld_mean": estimate(None)}
     write_json(results_document(result(**numbers)), tmp_path / "run" / "results.json")

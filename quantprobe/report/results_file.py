@@ -96,10 +96,28 @@ def plain(value: Any) -> Json:
 
 
 def write_json(document: Json, path: Path) -> None:
-    """Write JSON text (ASCII, two spaces of indent) atomically."""
+    """Write JSON text (ASCII) atomically."""
     write_text(path, format_json(document))
 
 
 def format_json(document: Json) -> str:
-    """JSON text as every command writes it; NaN is refused, never written."""
-    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+    """JSON text as every command writes it; NaN is refused, never written.
+
+    Two spaces of indent; an object or list without others inside stands on one line, as an estimate has ten members.
+    """
+    return _format(document, "\n") + "\n"
+
+
+def _format(value: Json, line: str) -> str:
+    inside: list[Json] = []
+    if isinstance(value, dict):
+        inside = list(value.values())
+    elif isinstance(value, list):
+        inside = value
+    if not any(isinstance(entry, (dict, list)) for entry in inside):
+        return json.dumps(value, allow_nan=False)
+    deeper = line + "  "
+    if isinstance(value, dict):
+        entries = [f"{json.dumps(key)}: {_format(entry, deeper)}" for key, entry in value.items()]
+        return "{" + deeper + f",{deeper}".join(entries) + line + "}"
+    return "[" + deeper + f",{deeper}".join(_format(entry, deeper) for entry in inside) + line + "]"

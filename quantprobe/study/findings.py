@@ -138,6 +138,8 @@ def _remarks(panel: Panel, headline: Variable | None, members: BoolArray, rankin
         found.append("No KLD was measured on any text or task: whether it predicts accuracy cannot be asked.")
     elif n > 1 and len(set(headline.values[np.isfinite(headline.values)].tolist())) <= 1:
         found.append("All quants have the same mean KLD: nothing can be correlated with it.")
+    else:
+        found += _twins(panel)
     if not panel.scores.names:
         found.append("No task was measured: accuracy, direction, groups and the recommendation cannot be computed.")
     for task, acc in zip(panel.scores.names, panel.scores.acc, strict=True):
@@ -159,6 +161,20 @@ def _remarks(panel: Panel, headline: Variable | None, members: BoolArray, rankin
     if headline is not None and panel.scores.names and not members.any():
         found.append("No quant is in the silent zone by the definition that was chosen.")
     return found
+
+
+def _twins(panel: Panel) -> list[str]:
+    """Quants that are one and the same by every number: llama-quantize falls back to the same types, for example."""
+    alike: dict[bytes, list[str]] = {}
+    for name, values in zip(panel.names, np.array([variable.values for variable in panel.fidelity]).T, strict=True):
+        if np.isfinite(values).any():
+            alike.setdefault(values.tobytes(), []).append(name)
+    return [
+        f"{', '.join(names)} have the same fidelity in every number, so probably the same weights: the cohort counts "
+        f"one quant {len(names)} times, and its correlations are less certain than their intervals say."
+        for names in alike.values()
+        if len(names) > 1
+    ]
 
 
 def _plain(value: Any) -> Any:

@@ -219,7 +219,8 @@ class _Comparing:
             return None
         base = pool_answers({name: pair[0] for name, pair in answers.items()})
         quant = pool_answers({name: pair[1] for name, pair in answers.items()})
-        return summarise_task(base, quant, self.margin, rule="each task's own")
+        # the tasks have their groups already
+        return replace(summarise_task(base, quant, self.margin, rule="each task's own"), by_group=())
 
     def _summarise_task(self, info: ModelInfo, measured: MeasuredTask, base: Answers, quant: Answers) -> TaskSummary:
         probe = measured.probe
