@@ -429,6 +429,15 @@ def test_a_base_without_any_number(tmp_path: Path, base: Path, text: Path) -> No
     assert "no row of the base is a number" in printed and "exactly 0" not in printed
 
 
+# a shell without job control starts background jobs, and all that they start, with SIGINT ignored
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from quantprobe.cli.main import main
+main()
+"""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a console's Ctrl-C cannot be sent to one process on Windows")
 @pytest.mark.parametrize("delay", [0.0, 0.7])
 def test_ctrl_c(tmp_path: Path, delay: float) -> None:
@@ -436,7 +445,7 @@ def test_ctrl_c(tmp_path: Path, delay: float) -> None:
     base = write_tiny(tmp_path / "base.gguf", n_embd=256, n_layer=4)
     text = write_letters(tmp_path / "t.txt", 120_000)
     out = tmp_path / "b.qpc"
-    command = [sys.executable, "-m", "quantprobe", "capture", base, "--text", text, "-c", "512", "-o", out]
+    command = [sys.executable, "-c", INTERRUPTIBLE, "capture", base, "--text", text, "-c", "512", "-o", out]
     with subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
     ) as child:

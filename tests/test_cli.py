@@ -161,7 +161,7 @@ SWEEP = ("sweep", "base.gguf", "q8.gguf", "q4.gguf", "--text", "wiki.txt")
 
 
 def test_sweep_passes_on_what_was_asked(engine: Engine, folder: Path) -> None:
-    options = words("-c 1024 -b 4096 -ub 256 -t 3 -ngl 12 -mg 1 -ts 3,1 -fa off -ctk q8_0 -ctv f32 --no-mmap")
+    options = words("-c 1024 -b 4096 -ub 256 -t 3 -ngl 12 -mg 1 -ts 3,1 -fa off -ctk q8_0 -ctv f32 --no-mmap -np 16")
     more = words("--chunks 7 --parse-special --kind logprobs --llama-compat --margin 0.002 -o out")
     result = run(*SWEEP, *options, *more)
     assert result.exit_code == 0, result.output
@@ -173,6 +173,7 @@ def test_sweep_passes_on_what_was_asked(engine: Engine, folder: Path) -> None:
     assert settings.to_dict() == {
         "n_ctx": 1024, "n_batch": 4096, "n_ubatch": 256, "n_threads": 3, "n_gpu_layers": 12, "main_gpu": 1,
         "tensor_split": [3.0, 1.0], "flash_attn": False, "type_k": "q8_0", "type_v": "f32", "use_mmap": False,
+        "n_parallel": 16,
     }  # fmt: skip
 
 

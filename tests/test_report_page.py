@@ -188,6 +188,21 @@ def test_poor_runs_still_give_a_report(tmp_path, fake):
     assert "the floor of the instrument is unknown" in text and ">nan" not in text.lower()
 
 
+@pytest.mark.parametrize("folder", ["/home/somebody/models/", "C:\\Users\\somebody\\"])
+def test_the_page_shows_files_without_their_folders(tmp_path, folder):
+    write_fake_run(tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    results["base"]["path"] = f"{folder}the-base.gguf"
+    results["quants"][0]["path"] = f"{folder}first.gguf"
+    (tmp_path / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    cohort = read_cohort([tmp_path])
+    write_report(cohort, tmp_path / "out", study_cohort(cohort, n_boot=50, n_perm=99))
+    for file in (*(tmp_path / "out").glob("*.html"), *(tmp_path / "out").glob("*.md")):
+        assert b"somebody" not in file.read_bytes(), file.name
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "the-base.gguf" in text and "first.gguf" in text
+
+
 def test_a_run_without_quants_is_refused(tmp_path):
     write_fake_run(tmp_path, FakeRun(quants=()))
     with pytest.raises(InputError, match="holds no quant"):

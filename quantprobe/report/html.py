@@ -131,7 +131,7 @@ def _base_facts(cohort: Cohort) -> list[tuple[str, str]]:
     base = cohort.base
     facts = [
         ("Name", base.name),
-        ("File", base.path),
+        ("File", _file_name(base.path)),
         ("Architecture", base.architecture),
         ("Size", "" if base.size_bytes is None else _size(base.size_bytes)),
         ("Vocabulary", "" if base.n_vocab is None else f"{base.n_vocab:,} tokens"),
@@ -139,6 +139,11 @@ def _base_facts(cohort: Cohort) -> list[tuple[str, str]]:
         ("SHA-256 of the tokenizer", base.tokenizer_sha256),
     ]
     return [(key, value) for key, value in facts if value]
+
+
+def _file_name(path: str) -> str:
+    """The page is published: the folders of its author are nobody's business."""
+    return path.replace("\\", "/").rsplit("/", 1)[-1]
 
 
 def _size(n_bytes: int) -> str:
@@ -153,7 +158,7 @@ def _files_table(cohort: Cohort) -> DataTable:
     rows = []
     for quant in cohort.quants:
         imatrix = "none recorded" if quant.imatrix is None else _imatrix_text(quant.imatrix)
-        texts = (quant.file_type, imatrix, quant.path, quant.sha256)
+        texts = (quant.file_type, imatrix, _file_name(quant.path), quant.sha256)
         rows.append((Cell(quant.name, quant.name), size_cell(quant), *(Cell(text, text) for text in texts)))
     return DataTable("files", "Every file of the cohort", columns, tuple(rows))
 
