@@ -87,7 +87,7 @@ def read_golden(shared: Path, *parts: str) -> dict[str, Any]:
 N_PARALLEL = 16
 """The reference runs were made with `-np 16`. Near-ties of quantized models, which round activations to 8 bits, move
 with the packing of the buffer: llama-perplexity -np 64 differs from its own -np 16 in 3 of 300 answers of Q3_K_M, and
-our own batches from it in 2 to 5. In its batches every answer of every model came out the same when this was written.
+our own batches from it in 2. In its batches every answer of every model came out the same when this was written.
 """
 
 
@@ -114,16 +114,16 @@ def test_answers_are_those_of_llama_perplexity(
 
 
 def test_own_batches_answer_as_llama_perplexity_does(shared: Path, measure: Measure) -> None:
-    """Nothing but near-ties of quantized models depends on the batches."""
+    """Only answers without a wide margin depend on the batches, and those of quantized models alone."""
     golden = read_golden(shared, "smollm2", "arc_easy_300_multiple_choice.json")
     task = TaskInput("task", shared / "data" / "choice" / "arc_easy_300.bin")
     measured = measure(task, {name: golden[name] for name in (BASE, "Q3_K_M")})
-    for name, n_agree in ((BASE, 300), ("Q3_K_M", 294)):
+    for name, n_agree in ((BASE, 300), ("Q3_K_M", 297)):
         answers = measured[name][0]
         differs = answers.correct != np.array(golden[name]["correct_in_run_order"], dtype=bool)
         print(name, int((~differs).sum()), answers.margin[differs])
         assert (~differs).sum() >= n_agree
-        assert (np.abs(answers.margin[differs]) < 0.1).all()
+        assert (np.abs(answers.margin[differs]) < 0.5).all()
 
 
 def test_winogrande_scores_and_its_slip(shared: Path, measure: Measure) -> None:
