@@ -37,12 +37,13 @@ def passed(result: Result) -> str:
     return result.stdout
 
 
-def refused(result: Result, *expected: str) -> None:
+def refused(result: Result, *expected: str) -> bool:
     """One line on standard error, exit code 1, nothing on standard output."""
     assert result.exit_code == 1, result.output or repr(result.exception)
     assert len(result.stderr.splitlines()) == 1 and result.stderr.startswith("error: "), result.stderr
     assert result.stdout == ""
     assert all(word in result.stderr for word in expected), result.stderr
+    return True
 
 
 def write_lines(path: Path, rows: Sequence[Any]) -> Path:
@@ -254,11 +255,11 @@ def test_flips_lists_what_changed_with_its_text(swept: tuple[Path, str]) -> None
     ],
 )
 def test_flips_refuses(swept: tuple[Path, str], args: list[str], expected: list[str]) -> None:
-    refused(run("flips", swept[0], *args), *expected)
+    assert refused(run("flips", swept[0], *args), *expected)
 
 
 def test_flips_without_a_run(tmp_path: Path) -> None:
-    refused(run("flips", tmp_path, "Q4_0"), "results.json")
+    assert refused(run("flips", tmp_path, "Q4_0"), "results.json")
 
 
 def test_show_item_prints_text_tokens_and_scored_ones(models: Path) -> None:
@@ -279,7 +280,7 @@ def test_show_item_prints_text_tokens_and_scored_ones(models: Path) -> None:
     assert shown.startswith("w0, group w0: template plain, rule tokens") and questions(1)[0].prompt in shown
     chat = passed(run(*args, "--chat-template", "w1", "w2"))
     assert chat.count("<|im_start|>assistant") == 2 and "template plain+chat" in chat
-    refused(run(*args, "w99"), "no question 'w99'", "w0, w1, w2")
+    assert refused(run(*args, "w99"), "no question 'w99'", "w0, w1, w2")
 
 
 def test_show_item_reads_the_vocabulary_alone(models: Path, tmp_path: Path) -> None:
@@ -318,14 +319,14 @@ def test_questions_longer_than_the_context_are_left_out_and_counted(models: Path
         file.write(broken + "\n")
     args = ["sweep", models / "short-F32.gguf", models / "tiny-Q8_0.gguf", "--task", tmp_path / "t.jsonl"]
     args += ["-t", "1", "-o", tmp_path / "run"]
-    refused(run(*args), "t.jsonl, line 5", "1 choice", "--skip-bad")
+    assert refused(run(*args), "t.jsonl, line 5", "1 choice", "--skip-bad")
     found = json.loads(passed(run(*args, "--skip-bad", "--json", "-")))
     assert found["tasks"]["t"]["n_left_out"] == found["quants"][0]["tasks"]["t"]["n_left_out"] == 2
     assert found["quants"][0]["tasks"]["t"]["n_items"] == 3
     assert "2 questions are left out" in (tmp_path / "run" / "results.md").read_text(encoding="utf-8")
     write_native(tmp_path / "long.jsonl", [long])
     args[4] = tmp_path / "long.jsonl"
-    refused(run(*args), "none of its 1 questions fits into 32 tokens", "--ctx-size")
+    assert refused(run(*args), "none of its 1 questions fits into 32 tokens", "--ctx-size")
 
 
 def item(**changes: Any) -> dict[str, Any]:
@@ -364,7 +365,7 @@ def test_bad_questions_are_one_line_before_any_model_is_loaded(
     monkeypatch.setattr("quantprobe.sweep.capturing.load_model", None)
     path = write_lines(tmp_path / "t.jsonl", rows)
     args = [models / "plain-F32.gguf", models / "tiny-Q8_0.gguf", "--task", path, *options, "-o", tmp_path / "run"]
-    refused(run("sweep", *args), *expected)
+    assert refused(run("sweep", *args), *expected)
     assert not (tmp_path / "run").exists()
 
 
@@ -382,9 +383,9 @@ def test_damaged_question_files_are_one_line(
 ) -> None:
     (tmp_path / name).write_bytes(data)
     args = [models / "plain-F32.gguf", models / "tiny-Q8_0.gguf", "--task", tmp_path / name, "-o", tmp_path / "run"]
-    refused(run("sweep", *args), *expected)
+    assert refused(run("sweep", *args), *expected)
     forced = ["--task-format", "multiple-choice-binary"] if name.endswith("bin") else []
-    refused(run("sweep", *args, *forced), *expected)
+    assert refused(run("sweep", *args, *forced), *expected)
     assert not (tmp_path / "run").exists()
 
 
@@ -392,7 +393,7 @@ def test_a_folder_without_dev_files(models: Path, tmp_path: Path) -> None:
     (tmp_path / "mmlu" / "test").mkdir(parents=True)
     (tmp_path / "mmlu" / "test" / "law_test.csv").write_text("What is so?,a,b,c,d,B\n" * 1, encoding="utf-8")
     args = ["sweep", models / "plain-F32.gguf", models / "tiny-Q8_0.gguf", "--task", tmp_path / "mmlu"]
-    refused(run(*args, "--few-shot", "5", "-o", tmp_path / "run"), "--few-shot 5", "a folder with a dev part")
+    assert refused(run(*args, "--few-shot", "5", "-o", tmp_path / "run"), "--few-shot 5", "a folder with a dev part")
 
 
 def test_the_help_names_every_format_template_and_rule() -> None:
@@ -418,7 +419,7 @@ def test_plan_says_what_the_statistics_say() -> None:
     "args", [["-n", "0"], ["--churn", "1.5"], ["--alpha", "0"], ["--power", "1"], ["--margin", "0"]]
 )
 def test_plan_refuses(args: list[str]) -> None:
-    refused(run("plan", *args), args[0])
+    assert refused(run("plan", *args), args[0])
 
 
 def test_make_task_makes_the_same_questions_again(tmp_path: Path) -> None:
@@ -434,9 +435,9 @@ def test_make_task_makes_the_same_questions_again(tmp_path: Path) -> None:
     assert len(made) == found["n_items"] == 20 and all(len(question.choices) == 3 for question in made)
     passed(run(*args, "-o", tmp_path / "c.jsonl", "--seed", "2"))
     assert (tmp_path / "c.jsonl").read_bytes() != (tmp_path / "a.jsonl").read_bytes()
-    refused(run("make-task", text, "-o", tmp_path / "d.jsonl", "-n", "5000"), "of the 5000 that were asked for")
-    refused(run("make-task", tmp_path / "none.txt", "-o", tmp_path / "d.jsonl"), "none.txt")
-    refused(run("make-task", text, "-o", tmp_path / "d.jsonl", "--context-chars", "20"), "a context of 20")
+    assert refused(run("make-task", text, "-o", tmp_path / "d.jsonl", "-n", "5000"), "of the 5000 that were asked for")
+    assert refused(run("make-task", tmp_path / "none.txt", "-o", tmp_path / "d.jsonl"), "none.txt")
+    assert refused(run("make-task", text, "-o", tmp_path / "d.jsonl", "--context-chars", "20"), "a context of 20")
     assert not (tmp_path / "d.jsonl").exists()
 
 
@@ -470,14 +471,14 @@ def test_direction_of_answers_made_elsewhere(tmp_path: Path) -> None:
 
 def test_direction_refuses(tmp_path: Path) -> None:
     base = answers(tmp_path / "base.jsonl", "110")
-    refused(run("direction", base, answers(tmp_path / "other.jsonl", "110", first=1)), "different items", "'i0'")
-    refused(run("direction", base, answers(tmp_path / "short.jsonl", "11")), "1 of the base's 3 are missing")
-    refused(run("direction", base, tmp_path / "none.jsonl"), "none.jsonl")
+    assert refused(run("direction", base, answers(tmp_path / "other.jsonl", "110", first=1)), "different items", "'i0'")
+    assert refused(run("direction", base, answers(tmp_path / "short.jsonl", "11")), "1 of the base's 3 are missing")
+    assert refused(run("direction", base, tmp_path / "none.jsonl"), "none.jsonl")
     twice = write_lines(tmp_path / "twice.jsonl", [{"item_id": "i0", "correct": 1}] * 2)
-    refused(run("direction", base, twice), "twice.jsonl", "i0")
-    refused(run("direction", base, write_lines(tmp_path / "x.jsonl", [{"name": "i0"}])), "x.jsonl")
-    refused(run("direction", base), "QUANT_ANSWERS")
-    refused(run("direction", base, base, "--margin", "2"), "--margin")
+    assert refused(run("direction", base, twice), "twice.jsonl", "i0")
+    assert refused(run("direction", base, write_lines(tmp_path / "x.jsonl", [{"name": "i0"}])), "x.jsonl")
+    assert refused(run("direction", base), "QUANT_ANSWERS")
+    assert refused(run("direction", base, base, "--margin", "2"), "--margin")
 
 
 def test_task_options_reach_the_tasks(models: Path, tmp_path: Path) -> None:

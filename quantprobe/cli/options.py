@@ -90,7 +90,7 @@ _SETTINGS = stack(
     click.option("-ub", "--ubatch-size", "n_ubatch", type=click.IntRange(min=1), default=512, show_default=True,
                  metavar="N", help="Tokens computed at once."),
     click.option("-np", "--parallel", "n_parallel", type=click.IntRange(1, 256), metavar="N",
-                 help="Decode tasks in the batches of llama-perplexity -np N, for its answers to the last near-tie; "
+                 help="Decode tasks in the batches of llama-perplexity -np N, for its very answers; "
                  "slower.  [default: our own]"),
     click.option("-t", "--threads", "n_threads", type=click.IntRange(min=1), metavar="N",
                  help="CPU threads.  [default: physical cores]"),

@@ -9,7 +9,7 @@ Three levels of sharing; nothing is ever partly removed, which recurrent models 
 * each choice continues in its own sequence, without its last token, which predicts nothing.
 
 With `Settings.n_parallel` the batches are those of `llama-perplexity -np N`: which kernels run, and in which order they
-sum, depends on the batches, and near-ties of quantized models with it.
+sum, depends on the batches, and answers of quantized models with it.
 """
 
 from __future__ import annotations
