@@ -14,7 +14,7 @@ WHEEL = (
     r"quantprobe/_native\.[^/]*(so|pyd)",
     r"quantprobe/_native\.pyi",
     r"quantprobe/py\.typed",
-    r"quantprobe/probes/builtin/[^/]+\.jsonl",
+    r"quantprobe/probes/questions/data/[^/]+\.jsonl",
     r".*\.dist-info/licenses/LICENSE",
 )
 

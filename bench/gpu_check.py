@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from tiny_gguf import write_tiny
 
 from quantprobe.capture.store import Capture
-from quantprobe.cli.progress import SilentProgress
+from quantprobe.cli.shared.progress import SilentProgress
 from quantprobe.engine.devices import list_devices, versions
 from quantprobe.engine.settings import Settings
 from quantprobe.stats.estimates import Estimate

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 
 def write(folder: Path) -> None:
@@ -28,7 +28,7 @@ def write(folder: Path) -> None:
 
 
 def study(folder: Path) -> None:
-    from quantprobe.study.cohort import read_cohort
+    from quantprobe.run.cohort import read_cohort
     from quantprobe.study.findings import study_cohort
 
     findings = study_cohort(read_cohort([folder]))

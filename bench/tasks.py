@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 from compare_with_llama_perplexity import Measured, cpu_name, delete, run_process
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from road_cases import Quiet
 
@@ -34,8 +34,8 @@ from quantprobe.engine.plan import Geometry, Step
 from quantprobe.engine.plan_choices import n_naive_tokens
 from quantprobe.engine.runner import n_probe_tokens, probe_blocks, run_blocks
 from quantprobe.engine.settings import Settings, default_threads
-from quantprobe.gguf_file import read_model_info
-from quantprobe.probes.choices import TaskProbe
+from quantprobe.gguf.model import read_model_info
+from quantprobe.probes.items import TaskProbe
 from quantprobe.sweep import Inputs, TaskInput
 from quantprobe.sweep.tasks import make_task_probe, read_tasks
 

@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from quantprobe.probes.builtin import BUILTIN_NAME
-from quantprobe.probes.choices import Question
-from quantprobe.probes.task_jsonl import write_native
+from quantprobe.probes.items import Question
+from quantprobe.probes.questions.builtin import BUILTIN_NAME
+from quantprobe.probes.questions.jsonl import write_native
 
 HERE = Path(__file__).parent
-OUT = HERE.parent / "quantprobe" / "probes" / "builtin" / f"{BUILTIN_NAME}.jsonl"
+OUT = HERE.parent / "quantprobe" / "probes" / "questions" / "data" / f"{BUILTIN_NAME}.jsonl"
 N_WRONG = 3
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 MONTHS = [

@@ -15,17 +15,10 @@ MODULES: Mapping[str, Path] = {
 }
 
 LAYERS = (
-    *("errors", "arrays", "gguf_file", "probes", "metrics", "stats", "capture"),
-    *("engine", "sweep", "study", "report", "cli"),
+    *("errors", "arrays", "gguf", "settings", "probes", "metrics", "stats", "run", "capture"),
+    *("engine", "sweep", "study", "imports", "report", "cli"),
 )
-LAYER_OF = {
-    "gguf_header": "gguf_file",
-    "gguf_parts": "gguf_file",
-    "_native": "engine",
-    "names": "arrays",
-    "files": "arrays",
-    "__main__": "cli",
-}
+LAYER_OF = {"_native": "engine", "names": "arrays", "files": "arrays", "__main__": "cli"}
 ROOT = "quantprobe"
 
 # Outside the package: who may import it. A module is named by its layer, or by the start of its dotted name.
@@ -77,7 +70,7 @@ def violations(module: str, source: str) -> list[str]:
 
 
 def is_within(module: str, owner: str) -> bool:
-    """`quantprobe.report.plots_zone` is within `quantprobe.report.plots`; so is `quantprobe.cli.main` in the cli."""
+    """`quantprobe.report.plots.zone` is within `quantprobe.report.plots`; `quantprobe.cli.main` is within the cli."""
     return module.startswith(owner)
 
 
@@ -102,9 +95,9 @@ def test_imports_go_downwards(module: str) -> None:
     assert violations(module, MODULES[module].read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if layer(name) in ("study", "report")])
+@pytest.mark.parametrize("module", [name for name in MODULES if layer(name) in ("run", "study", "imports", "report")])
 def test_analysis_runs_without_inference(module: str) -> None:
-    """`study` and `report` load neither engine nor capture, directly or through anything they import."""
+    """These layers load neither engine nor capture, directly or through anything they import."""
     forbidden = ("llama_cpp", "quantprobe._native", "quantprobe.engine", "quantprobe.capture", "quantprobe.sweep")
     loaded = sorted(name for name in reachable(module) if name.startswith(forbidden))
     assert loaded == []
@@ -129,11 +122,11 @@ def test_no_module_for_odds_and_ends() -> None:
         ("quantprobe.stats.paired", "def f():\n    from quantprobe import sweep"),
         ("quantprobe.capture.store", "from quantprobe.engine import abi"),
         ("quantprobe.capture.store", "from quantprobe import _native"),
-        ("quantprobe.gguf_header", "from quantprobe.probes.text import TextProbe"),
+        ("quantprobe.gguf.header", "from quantprobe.probes.text import TextProbe"),
         ("quantprobe.sweep", "import llama_cpp.llama_cpp as llama"),
-        ("quantprobe.report.html", "from matplotlib.figure import Figure"),
-        ("quantprobe.study.cohort", "import click"),
-        ("quantprobe.study.zone", "from .cohort import Cohort"),
+        ("quantprobe.report.page.html", "from matplotlib.figure import Figure"),
+        ("quantprobe.run.cohort", "import click"),
+        ("quantprobe.study.zone", "from .panel import Panel"),
         ("quantprobe", "from quantprobe.probes.text import TextProbe"),
     ],
 )
@@ -149,7 +142,7 @@ def test_the_rule_sees_breaches(module: str, source: str) -> None:
             "quantprobe.engine.runner",
             "import llama_cpp\nfrom quantprobe import _native\nfrom quantprobe.capture import x",
         ),
-        ("quantprobe.report.plots_zone", "from matplotlib.figure import Figure"),
+        ("quantprobe.report.plots.zone", "from matplotlib.figure import Figure"),
         ("quantprobe.cli.main", "import click\nfrom quantprobe import __version__\nimport quantprobe.engine.abi"),
         ("quantprobe", "from quantprobe.errors import QuantprobeError"),
     ],

@@ -20,11 +20,11 @@ import sysconfig
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from quantprobe.cli.demo import find_smollm2
+from quantprobe.cli.commands.demo import find_smollm2
 from quantprobe.engine.quantize import quantize
-from quantprobe.probes.builtin import builtin_questions
-from quantprobe.probes.selftask import SelfTaskSettings, make_task
-from quantprobe.probes.task_jsonl import write_native
+from quantprobe.probes.questions.builtin import builtin_questions
+from quantprobe.probes.questions.jsonl import write_native
+from quantprobe.probes.questions.selftask import SelfTaskSettings, make_task
 
 # Left out: Q4_1, which the packaged model is already (nothing would be lost), and Q2_K, whose tensors are those of
 # Q3_K_S here: rows of 576 weights fit no block of 256, and most fall back to Q4_0 in both.

@@ -14,7 +14,7 @@ import numpy as np
 from quantprobe.arrays import Int32Array
 from quantprobe.capture.meta import ProbeEntry
 from quantprobe.errors import FileFormatError
-from quantprobe.probes.choices import ChoiceItem, TaskProbe
+from quantprobe.probes.items import ChoiceItem, TaskProbe
 from quantprobe.probes.text import TextProbe
 
 Probe: TypeAlias = TextProbe | TaskProbe

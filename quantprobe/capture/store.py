@@ -15,7 +15,7 @@ from quantprobe.capture.meta_file import load_meta
 from quantprobe.capture.probe_files import decode_task, decode_text
 from quantprobe.errors import FileFormatError, InputError, MismatchError
 from quantprobe.files import hash_file, hash_range, reading
-from quantprobe.probes.choices import TaskProbe
+from quantprobe.probes.items import TaskProbe
 from quantprobe.probes.text import TextProbe
 
 

@@ -11,22 +11,22 @@ from typing import Any, NoReturn
 import click
 
 import quantprobe
-from quantprobe.cli.capture import capture
-from quantprobe.cli.compare import compare
-from quantprobe.cli.completion import completion
-from quantprobe.cli.demo import demo
-from quantprobe.cli.devices import devices
-from quantprobe.cli.diff import diff
-from quantprobe.cli.direction import direction
-from quantprobe.cli.flips import flips
-from quantprobe.cli.import_ import import_results
-from quantprobe.cli.kld import kld
-from quantprobe.cli.make_task import make_task
-from quantprobe.cli.plan import plan
-from quantprobe.cli.report import report
-from quantprobe.cli.show_item import show_item
-from quantprobe.cli.study import study
-from quantprobe.cli.sweep import sweep
+from quantprobe.cli.commands.capture import capture
+from quantprobe.cli.commands.compare import compare
+from quantprobe.cli.commands.completion import completion
+from quantprobe.cli.commands.demo import demo
+from quantprobe.cli.commands.devices import devices
+from quantprobe.cli.commands.diff import diff
+from quantprobe.cli.commands.direction import direction
+from quantprobe.cli.commands.flips import flips
+from quantprobe.cli.commands.import_ import import_results
+from quantprobe.cli.commands.kld import kld
+from quantprobe.cli.commands.make_task import make_task
+from quantprobe.cli.commands.plan import plan
+from quantprobe.cli.commands.report import report
+from quantprobe.cli.commands.show_item import show_item
+from quantprobe.cli.commands.study import study
+from quantprobe.cli.commands.sweep import sweep
 from quantprobe.errors import QuantprobeError
 
 FAILED, STOPPED = 1, 130

@@ -14,7 +14,7 @@ from quantprobe.capture.logprobs import decode_logprobs
 from quantprobe.capture.store import Capture
 from quantprobe.engine.devices import Device
 from quantprobe.engine.head import Head, Post, unpack_rows
-from quantprobe.metrics.divergence import llama_row_metrics, row_metrics
+from quantprobe.metrics.rows import llama_row_metrics, row_metrics
 
 
 class BaseRows:

@@ -17,8 +17,8 @@ from quantprobe import _native
 from quantprobe.arrays import Float32Array, Int32Array
 from quantprobe.engine.devices import Device
 from quantprobe.errors import EngineError
-from quantprobe.gguf_file import HeadSource
-from quantprobe.metrics.divergence import row_metrics
+from quantprobe.gguf.model import HeadSource
+from quantprobe.metrics.rows import row_metrics
 
 SELF_KLD_MAX = 1e-6
 """Mean self-KLD in nats up to which a hidden capture is accepted; exact ones have 0."""

@@ -15,7 +15,7 @@ from quantprobe.engine.abi import GGML_TYPES, guarded, last_errors, llama
 from quantprobe.engine.plan import Geometry
 from quantprobe.engine.settings import Settings
 from quantprobe.errors import EngineError, InputError
-from quantprobe.gguf_file import ModelInfo
+from quantprobe.gguf.model import ModelInfo
 
 
 class Model:

@@ -11,7 +11,7 @@ from quantprobe.engine.model import Context, Model
 from quantprobe.engine.plan import Geometry, Step, llama_perplexity_geometry, plan_windows, window_geometry
 from quantprobe.engine.plan_choices import choice_geometry, plan_choices
 from quantprobe.errors import EngineError, InputError
-from quantprobe.probes.choices import TaskProbe
+from quantprobe.probes.items import TaskProbe
 from quantprobe.probes.text import TextProbe
 
 _DECODE_ERRORS = {

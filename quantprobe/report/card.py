@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from quantprobe.names import safe_name
-from quantprobe.report.html import flatten_settings
 from quantprobe.report.numbers import format_estimate, format_plain
-from quantprobe.report.page_parts import VERDICT_SIGNS, format_interval
+from quantprobe.report.page.cells import VERDICT_SIGNS, format_interval
+from quantprobe.report.page.html import flatten_settings
 from quantprobe.report.sentences import Block, null_sentence
-from quantprobe.report.table_shapes import escape_markdown
-from quantprobe.study.cohort import Cohort, QuantRecord
+from quantprobe.report.tables.shapes import escape_markdown
+from quantprobe.run.cohort import Cohort, QuantRecord
 
 HASH_DIGITS = 12
 

@@ -11,11 +11,11 @@ from quantprobe.errors import InputError
 from quantprobe.metrics.answers import UNKNOWN
 from quantprobe.metrics.direction import DROP, LEAPFROG, OTHER_WRONG, ChangedItem, list_changes
 from quantprobe.names import safe_name
-from quantprobe.probes.choices import Question
-from quantprobe.probes.task_files import read_questions
-from quantprobe.report.results_file import Json, plain
+from quantprobe.probes.items import Question
+from quantprobe.probes.questions.recognise import read_questions
 from quantprobe.report.results_view import POOLED, read_results
-from quantprobe.stats.items_file import read_items
+from quantprobe.run.items import read_items
+from quantprobe.run.results_file import Json, plain
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from quantprobe.report.numbers import format_estimate, format_plain
 from quantprobe.report.results_view import ModelRow, ResultsView, TextNumbers, short_names
-from quantprobe.report.tables import is_below_floor
+from quantprobe.report.tables.texts import is_below_floor
 from quantprobe.stats.estimates import Estimate
 
 Row = tuple[ModelRow, TextNumbers]

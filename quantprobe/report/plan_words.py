@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from quantprobe.report.numbers import format_plain
-from quantprobe.report.table_shapes import fit_table
+from quantprobe.report.tables.shapes import fit_table
 from quantprobe.stats.power import Plan
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from quantprobe.names import safe_name
-from quantprobe.probes import task_files
-from quantprobe.probes.choices import Question
+from quantprobe.probes.items import Question
+from quantprobe.probes.questions import recognise as task_files
 
 
 def read_questions(run: Path, task: str) -> Mapping[str, Question]:

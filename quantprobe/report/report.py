@@ -10,18 +10,18 @@ from markupsafe import Markup
 
 from quantprobe.errors import InputError
 from quantprobe.files import write_text
+from quantprobe.imports.community_csv import community_csv
 from quantprobe.names import safe_name
-from quantprobe.probes.choices import Question
+from quantprobe.probes.items import Question
 from quantprobe.report.card import format_card, main_picture
-from quantprobe.report.html import PagePicture, TaskSection, build_page, render_page
-from quantprobe.report.numbers_csv import numbers_csv
-from quantprobe.report.page_tables import biggest_flips, main_table, subject_table, task_table
-from quantprobe.report.plots_cohort import answer_pictures, correlation_picture, fidelity_pictures, net_picture
-from quantprobe.report.plots_style import Picture, inline_svg, render_svg, write_picture
+from quantprobe.report.page.html import PagePicture, TaskSection, build_page, render_page
+from quantprobe.report.page.tables import biggest_flips, main_table, subject_table, task_table
+from quantprobe.report.plots.gallery import answer_pictures, correlation_picture, fidelity_pictures, net_picture
+from quantprobe.report.plots.style import Picture, inline_svg, render_svg, write_picture
 from quantprobe.report.questions import read_questions
 from quantprobe.report.sentences import advice_block, measured_block, study_block, verdict_block
-from quantprobe.study.cohort import Cohort, ItemTable
-from quantprobe.study.community_csv import community_csv
+from quantprobe.report.tables.numbers_csv import numbers_csv
+from quantprobe.run.cohort import Cohort, ItemTable
 from quantprobe.study.findings import Findings
 
 

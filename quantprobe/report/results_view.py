@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from quantprobe.errors import FileFormatError
-from quantprobe.report.results_file import FORMAT_VERSION
 from quantprobe.report.task_numbers import TaskFacts, TaskNumbers, read_facts, read_task
+from quantprobe.run.results_file import FORMAT_VERSION
 from quantprobe.stats.estimates import Estimate
 
 ESTIMATES = ("ppl", "ppl_base", "ln_ppl_ratio", "kld_mean", "same_top", "delta_p_mean", "delta_p_rms")

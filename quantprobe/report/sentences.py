@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantprobe.report.numbers import format_plain
-from quantprobe.report.page_parts import VERDICT_SIGNS, join_words
-from quantprobe.study.cohort import Cohort, TaskRecord, TextRecord
+from quantprobe.report.page.cells import VERDICT_SIGNS, join_words
+from quantprobe.run.cohort import Cohort, TaskRecord, TextRecord
 from quantprobe.study.findings import Findings
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from quantprobe.report.results_view import ModelRow, ResultsView, short_names
+from quantprobe.report.tables.tasks import format_interval
 from quantprobe.report.task_numbers import TaskNumbers
-from quantprobe.report.task_tables import format_interval
 
 Row = tuple[ModelRow, TaskNumbers]
 VERDICTS = {

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from quantprobe.arrays import FloatArray, Int32Array
 from quantprobe.errors import InputError
-from quantprobe.metrics.divergence import token_drops, token_leapfrogs
+from quantprobe.metrics.rows import token_drops, token_leapfrogs
 from quantprobe.stats.estimates import (
     Estimate,
     exponential,

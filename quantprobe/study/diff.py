@@ -13,10 +13,10 @@ from scipy import stats
 
 from quantprobe.arrays import BoolArray, FloatArray, Int64Array
 from quantprobe.errors import InputError, MismatchError
+from quantprobe.run.cohort import Cohort, ItemTable, QuantRecord, read_cohort
 from quantprobe.stats.clusters import cluster_mean, item_clusters
 from quantprobe.stats.estimates import Estimate
 from quantprobe.stats.paired import compare_paired, holm
-from quantprobe.study.cohort import Cohort, ItemTable, QuantRecord, read_cohort
 
 BY_ROWS, BY_ITEMS, UNPAIRED = "paired by rows", "paired by items", "independent"
 

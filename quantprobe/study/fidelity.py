@@ -10,8 +10,8 @@ import numpy as np
 
 from quantprobe.arrays import FloatArray
 from quantprobe.errors import InputError
+from quantprobe.run.cohort import Cohort, QuantRecord
 from quantprobe.stats.estimates import Estimate
-from quantprobe.study.cohort import Cohort, QuantRecord
 
 ALL_TEXTS = "all texts"
 ALL_TASKS = "all tasks"

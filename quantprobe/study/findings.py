@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from quantprobe.arrays import BoolArray
+from quantprobe.run.cohort import Cohort
 from quantprobe.stats.correlation import METHODS, Resampling
 from quantprobe.study import sentences
-from quantprobe.study.cohort import Cohort
 from quantprobe.study.correlations import ADJUSTMENT, CorrelationRow, accuracy_variables, correlation_table
 from quantprobe.study.decomposition import cross_task, decompose
 from quantprobe.study.fidelity import ALL_TASKS, ALL_TEXTS, HEADLINE, Variable

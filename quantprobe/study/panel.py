@@ -8,11 +8,11 @@ import numpy as np
 
 from quantprobe.arrays import BoolArray, FloatArray, Int64Array
 from quantprobe.errors import InputError
+from quantprobe.run.cohort import Cohort
+from quantprobe.run.tables import ItemTable
 from quantprobe.stats.clusters import item_clusters
 from quantprobe.stats.estimates import Estimate
-from quantprobe.study.cohort import Cohort
 from quantprobe.study.fidelity import Variable, direction_variables, fidelity_variables, task_number
-from quantprobe.study.tables import ItemTable
 
 
 @dataclass(frozen=True)

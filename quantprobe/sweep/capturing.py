@@ -21,7 +21,7 @@ from quantprobe.engine.model import Model
 from quantprobe.engine.runner import Block, n_probe_tokens, probe_blocks
 from quantprobe.engine.settings import Settings
 from quantprobe.errors import InputError, QuantprobeError
-from quantprobe.gguf_file import HeadSource, ModelInfo, read_head_source
+from quantprobe.gguf.model import HeadSource, ModelInfo, read_head_source
 from quantprobe.probes.text import TextProbe
 from quantprobe.sweep.inputs import (
     Inputs,

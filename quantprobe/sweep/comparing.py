@@ -18,14 +18,14 @@ from quantprobe.engine.plan_choices import n_naive_tokens
 from quantprobe.engine.runner import n_probe_tokens, probe_blocks
 from quantprobe.engine.settings import Settings
 from quantprobe.errors import MismatchError
-from quantprobe.gguf_file import ModelInfo
+from quantprobe.gguf.model import ModelInfo
 from quantprobe.metrics.answers import Answers, pool_answers
 from quantprobe.names import safe_name
-from quantprobe.probes.choice_probe import count_cases
-from quantprobe.probes.choices import Question
-from quantprobe.probes.task_jsonl import write_native
+from quantprobe.probes.items import Question
+from quantprobe.probes.questions.jsonl import write_native
+from quantprobe.probes.task import count_cases
 from quantprobe.probes.text import TextProbe
-from quantprobe.stats.items_file import write_items
+from quantprobe.run.items import write_items
 from quantprobe.stats.llama_summary import LlamaStatistics, summarise_llama
 from quantprobe.stats.summary import TextSummary
 from quantprobe.stats.summary_tasks import TaskSummary, summarise_task

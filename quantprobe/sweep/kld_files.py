@@ -16,7 +16,7 @@ from quantprobe.engine.devices import head_device
 from quantprobe.engine.plan import block_rows
 from quantprobe.engine.settings import Settings
 from quantprobe.errors import InputError, MismatchError
-from quantprobe.gguf_file import read_model_info
+from quantprobe.gguf.model import read_model_info
 from quantprobe.probes.text import TextProbe
 from quantprobe.sweep.inputs import Progress, identify, load_model, read_measurable
 from quantprobe.sweep.recorded import base_identity

@@ -9,7 +9,7 @@ from typing import Any
 
 from quantprobe.engine.devices import versions
 from quantprobe.engine.quantize import quantize
-from quantprobe.gguf_file import hash_files, split_paths
+from quantprobe.gguf.model import hash_files, split_paths
 from quantprobe.sweep.inputs import Progress
 
 RECORD = "made.json"

@@ -13,13 +13,13 @@ from quantprobe.arrays import FloatArray, Int32Array, Int64Array
 from quantprobe.engine.base_rows import BaseRows
 from quantprobe.engine.runner import Block
 from quantprobe.metrics.answers import Answers, answers_from_logprobs
-from quantprobe.metrics.choice_scores import logprob_pairs, pair_layout, score_choices
 from quantprobe.metrics.direction import measure_direction
-from quantprobe.metrics.divergence import ROW_DTYPE, row_metrics
-from quantprobe.probes.choices import TaskProbe
+from quantprobe.metrics.rows import ROW_DTYPE, row_metrics
+from quantprobe.metrics.scores import logprob_pairs, pair_layout, score_choices
+from quantprobe.probes.items import TaskProbe
 from quantprobe.probes.text import TextProbe
+from quantprobe.run.rows import read_arrays, write_arrays
 from quantprobe.stats.summary import TextSummary, summarise_text
-from quantprobe.sweep.rows_file import read_arrays, write_arrays
 
 
 class MeasuredText:

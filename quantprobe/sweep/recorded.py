@@ -11,7 +11,7 @@ from quantprobe.capture.meta import BaseIdentity
 from quantprobe.engine.devices import list_devices, versions
 from quantprobe.engine.settings import Settings
 from quantprobe.errors import MismatchError
-from quantprobe.gguf_file import ModelInfo
+from quantprobe.gguf.model import ModelInfo
 
 COMPARED = (
     *("n_ctx", "n_ubatch_used", "n_parallel", "flash_attn", "type_k", "type_v", "n_gpu_layers"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quantprobe.capture.meta import BaseIdentity
-from quantprobe.gguf_file import ModelInfo
+from quantprobe.gguf.model import ModelInfo
 from quantprobe.stats.llama_summary import LlamaStatistics
 from quantprobe.stats.summary import TextSummary
 from quantprobe.stats.summary_tasks import TaskSummary

@@ -7,13 +7,13 @@ import json
 from dataclasses import dataclass, replace
 
 from quantprobe.engine.model import Model
-from quantprobe.gguf_file import ModelInfo
+from quantprobe.gguf.model import ModelInfo
 from quantprobe.probes.chat import chat_renderer
-from quantprobe.probes.choice_probe import check_rule, task_probe
-from quantprobe.probes.choices import Question, TaskProbe
-from quantprobe.probes.selection import hellaswag_selection, multiple_choice_selection
-from quantprobe.probes.task_files import QuestionFile, read_questions
-from quantprobe.probes.templates import PromptedQuestion, default_rule, find_template, prompt_questions
+from quantprobe.probes.items import Question, TaskProbe
+from quantprobe.probes.prompts import PromptedQuestion, default_rule, find_template, prompt_questions
+from quantprobe.probes.questions.recognise import QuestionFile, read_questions
+from quantprobe.probes.questions.selection import hellaswag_selection, multiple_choice_selection
+from quantprobe.probes.task import check_rule, task_probe
 from quantprobe.sweep.inputs import Inputs, Progress, TaskInput
 
 

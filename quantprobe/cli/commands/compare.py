@@ -1,0 +1,85 @@
+"""quantprobe compare: quants against a capture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from quantprobe.cli.shared.model_args import find_quants
+from quantprobe.cli.shared.options import (
+    PathType,
+    changed_settings_options,
+    json_option,
+    llama_compat_option,
+    margin_option,
+    quants_argument,
+)
+from quantprobe.cli.shared.output import open_output
+from quantprobe.cli.shared.progress import open_progress
+from quantprobe.cli.shared.run_files import finish_run
+
+
+@click.command(short_help="Compare quants with a capture of their base.")
+@click.argument("capture", type=PathType())
+@quants_argument
+@click.option("-o", "--out", "run", type=PathType(), help="Run folder.  [default: the capture's name + .run]")
+@click.option(
+    "--base-model",
+    type=PathType(),
+    metavar="FILE",
+    help="The base's GGUF, where it is no longer at its recorded place.",
+)
+@click.option(
+    "--allow-settings-change",
+    is_flag=True,
+    help="Compare although settings that move logits differ from the capture's; the results say so.",
+)
+@llama_compat_option
+@margin_option
+@changed_settings_options
+@json_option
+def compare(
+    capture: Path,
+    quants: Sequence[str],
+    run: Path | None,
+    base_model: Path | None,
+    allow_settings_change: bool,
+    llama_compat: bool,
+    margin: float,
+    changes: Mapping[str, Any],
+    json_path: str | None,
+) -> None:
+    """Compare every QUANT with the rows in CAPTURE.
+
+    Models run under the settings of the capture; options below change them, and those that move logits are refused
+    unless --allow-settings-change is given.
+
+    QUANT is a GGUF file, a folder of them, or a pattern; of a split model, name the first part.
+
+    \b
+    Examples:
+      quantprobe compare base.qpc model-Q4_K_M.gguf
+      quantprobe compare base.qpc quants/ --json results.json
+      quantprobe compare imported.qpc model-Q4_K_M.gguf --llama-compat
+    """
+    from quantprobe.sweep import captured_settings, compare_quants
+
+    files = find_quants(quants, base_model)
+    run = run or Path(f"{capture.stem}.run")
+    with open_output(json_path) as output:
+        with open_progress() as progress:
+            result = compare_quants(
+                capture,
+                files,
+                captured_settings(capture, changes),
+                run,
+                progress,
+                base_model=base_model,
+                allow_settings_change=allow_settings_change,
+                llama_compat=llama_compat,
+                margin=margin,
+            )
+        finish_run(result, run, output)

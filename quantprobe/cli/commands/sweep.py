@@ -1,0 +1,75 @@
+"""quantprobe sweep: the main job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from quantprobe.cli.shared.model_args import find_base, find_quants
+from quantprobe.cli.shared.options import (
+    PathType,
+    base_argument,
+    input_options,
+    json_option,
+    margin_option,
+    quants_argument,
+    settings_options,
+)
+from quantprobe.cli.shared.output import open_output
+from quantprobe.cli.shared.progress import open_progress
+from quantprobe.cli.shared.run_files import finish_run
+
+if TYPE_CHECKING:
+    from quantprobe.engine.settings import Settings
+    from quantprobe.sweep import Inputs
+
+
+@click.command(short_help="Measure quants against their base; the main job.")
+@base_argument
+@quants_argument
+@input_options
+@click.option("-o", "--out", "run", type=PathType(), help="Run folder.  [default: the base's name + .run]")
+@click.option(
+    "--kind", type=click.Choice(["hidden", "logprobs"]), help="How base rows are kept.  [default: hidden if exact]"
+)
+@margin_option
+@settings_options
+@json_option
+def sweep(
+    base: Path,
+    quants: Sequence[str],
+    inputs: Inputs,
+    run: Path | None,
+    kind: str | None,
+    margin: float,
+    settings: Settings,
+    json_path: str | None,
+) -> None:
+    """Capture BASE once, then compare every QUANT with it.
+
+    QUANT is a GGUF file, a folder of them, or a pattern; of a split model, name the first part.
+    A run that stopped continues where it was when the same command is given again.
+
+    \b
+    Examples:
+      quantprobe sweep model-BF16.gguf quants/ --text wiki.test.raw
+      quantprobe sweep model-BF16.gguf model-Q4_K_M.gguf model-Q8_0.gguf \\
+          --text wiki=wiki.test.raw --text code=code.txt --chunks 100 -ngl all -o run
+      quantprobe sweep model-BF16.gguf quants/ --task arc=ARC-Challenge.jsonl --task mmlu/ --few-shot 5
+    """
+    from quantprobe import sweep as job
+    from quantprobe.gguf.parts import model_name
+
+    base = find_base(base)
+    files = find_quants(quants, base)
+    run = run or Path(f"{model_name(base)}.run")
+    with open_output(json_path) as output:
+        with open_progress() as progress:
+            compat = inputs.llama_compat
+            result = job.sweep(
+                base, files, inputs, settings, run, progress, kind=kind, llama_compat=compat, margin=margin
+            )
+        finish_run(result, run, output)

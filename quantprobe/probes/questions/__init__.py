@@ -1,0 +1,1 @@
+"""Question files: recognise a format, read it, make questions from text."""

@@ -1,0 +1,1 @@
+"""The run folder: its files, its records, and when two runs may be compared."""

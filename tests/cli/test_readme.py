@@ -1,0 +1,135 @@
+"""The README tells the truth: its commands parse and run, its tables are the program's, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from readme_tables import README, with_tables
+from tiny_gguf import write_tiny
+
+from quantprobe.cli.main import cli
+from quantprobe.probes.items import Question
+from quantprobe.probes.questions.jsonl import write_native
+
+CHECKOUT = README.parent
+TEXT = README.read_text(encoding="utf-8")
+PAGES = [README, *(CHECKOUT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "bench/README.md"))]
+PAGES += sorted((CHECKOUT / "docs").glob("*.md"))
+
+BASE = "SmolLM2-135M-Instruct-F16.gguf"
+NOT_RUN = {"demo", "make-task", "direction", "diff"}
+"""The demo has a test with the real model; the others read files that no tiny text or other program can give here."""
+
+
+def shell_lines() -> list[str]:
+    """Every command line of the README's shell blocks, comments and continuations resolved."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    parts = [part.strip() for line in lines for part in line.split("#")[0].split("&&")]
+    return [part for part in parts if part]
+
+
+def quantprobe_commands() -> list[list[str]]:
+    return [words[1:] for words in map(shlex.split, shell_lines()) if words[0] == "quantprobe"]
+
+
+def parse(arguments: list[str]) -> None:
+    """Parse without running, as deep as the command's groups go."""
+    command: click.Command = cli
+    context = cli.make_context("quantprobe", list(arguments))
+    while isinstance(command, click.Group):
+        name, found, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        assert found is not None
+        command, context = found, found.make_context(name, rest, parent=context)
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(quantprobe_commands()) >= 8
+
+
+@pytest.mark.parametrize("arguments", [a for a in quantprobe_commands() if a != ["--version"]], ids=" ".join)
+def test_commands_parse(arguments: list[str]) -> None:
+    parse(arguments)
+
+
+def test_parsing_sees_wrong_options() -> None:
+    with pytest.raises(click.UsageError):
+        parse(["sweep", "base.gguf", "quant.gguf", "--no-such-option"])
+
+
+@pytest.fixture
+def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with the files that the README names, tiny."""
+    monkeypatch.chdir(tmp_path)
+    # on a busy machine the threads of many small decodes wait for each other longer than they compute
+    monkeypatch.setattr("quantprobe.engine.settings.default_threads", lambda: 1)
+    for name in (BASE, "model-BF16.gguf"):
+        write_tiny(Path(name), weight_type=name.removesuffix(".gguf").rpartition("-")[2])
+    Path("quants").mkdir()
+    write_tiny(Path("quants/SmolLM2-135M-Instruct-Q8_0.gguf"), weight_type="Q8_0")
+    words = " ".join(f"{number} bottles of beer on the wall." for number in range(160))
+    for name in ("wiki.txt", "program.txt"):
+        Path(name).write_text(f"{name}: {words}\n", encoding="utf-8", newline="\n")
+    questions = [Question(str(n), "", f"{n} bottles of", ("beer", "milk", "ink"), n % 3) for n in range(24)]
+    write_native(Path("questions.jsonl"), questions)
+    for arguments in (
+        ["capture", BASE, "--text", "wiki.txt", "-o", "old.qpc"],
+        ["kld", "export", "old.qpc", "base.kld"],
+    ):
+        assert CliRunner().invoke(cli, arguments).exit_code == 0
+
+
+@pytest.mark.usefixtures("_files")
+def test_commands_run_in_their_order() -> None:
+    pytest.importorskip("llama_cpp")
+    for arguments in quantprobe_commands():
+        if arguments[0] not in NOT_RUN:
+            done = CliRunner().invoke(cli, arguments)
+            assert done.exit_code == 0, f"quantprobe {' '.join(arguments)}: {done.output}"
+    for name in re.findall(r"^\| `run/([^`]*)` \|", TEXT, re.MULTILINE):
+        pattern = re.sub(r"\b[A-Z]{4,}\b", "*", name).rstrip("/")
+        assert list(Path("run").glob(pattern)), f"the README names run/{name}"
+
+
+def test_tables_are_the_programs() -> None:
+    assert with_tables(TEXT) == TEXT, "run: python tests/readme_tables.py"
+
+
+def test_ci_runs_the_test_command() -> None:
+    command = 'python -m pip install ".[test]" && python -m pytest'
+    assert f"```sh\n{command}\n```" in TEXT
+    script = (CHECKOUT / ".ci" / "run").read_text(encoding="utf-8")
+    assert script.splitlines()[-1] == command
+
+
+def test_the_demo_is_one_command() -> None:
+    assert '```sh\npython -m pip install ".[demo]" && quantprobe demo\n```' in TEXT
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_installs_the_unrelated_planner(page: Path) -> None:
+    assert not re.search(r"pip install\s+(-\S+\s+)*[\"']?quantprobe\b", page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+def test_help_shows_no_default_that_the_capture_decides() -> None:
+    runner = CliRunner()
+    assert "default: 512" in runner.invoke(cli, ["sweep", "--help"]).output
+    assert "default: 512" not in runner.invoke(cli, ["compare", "--help"]).output
+
+
+@pytest.mark.parametrize("arguments", [[], ["kld"]])
+def test_no_command_shows_the_help(arguments: list[str]) -> None:
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 0
+    assert "Commands:" in done.output
