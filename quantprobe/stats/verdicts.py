@@ -63,12 +63,12 @@ def judge(tasks: Mapping[str, ChangeTable], margin: float = 0.01, level: float =
     """Judge every quant on every task and on all tasks pooled, so that all intervals hold together at `level`.
 
     `margin` is the smallest net change that matters, a fraction, chosen beforehand. The tables have the same quants in
-    the same order, with NaN for what a quant did not answer. Raises `InputError` where they do not, or for a margin or
-    level out of range.
+    the same order, with NaN for what a quant did not answer. Raises `InputError` where they do not, for a task without
+    items, or a margin or level out of range.
     """
     _check(tasks, margin, level)
-    if not tasks:
-        return Judgement(None, {})
+    if not any(table.n_quants for table in tasks.values()):
+        return Judgement(None, dict.fromkeys(tasks, ()))
     found = simultaneous_intervals(list(tasks.values()), round(1 - level, 12), seed=seed)
     judged = [tuple(_judge_quant(table, q, margin, level) for q in range(len(table.n))) for table in found]
     return Judgement(judged[-1] if len(tasks) > 1 else None, dict(zip(tasks, judged, strict=False)))
@@ -235,6 +235,9 @@ def _check(tasks: Mapping[str, ChangeTable], margin: float, level: float) -> Non
         )
     if not 0.5 < level < 1:
         raise InputError(f"a level of {level} is out of range; give one between 0.5 and 1 (0.95)")
+    for name, table in tasks.items():
+        if table.design.n_items == 0:
+            raise InputError(f"the task {name!r} has no items; leave it out, or run it again")
     counts = {name: table.n_quants for name, table in tasks.items()}
     if len(set(counts.values())) > 1:
         raise InputError(f"tables of different numbers of quants ({counts}); give one row to each quant in every task")
