@@ -22,7 +22,7 @@ from tiny_gguf import write_tiny
 from quantprobe.capture.store import Capture
 from quantprobe.cli.shared.progress import SilentProgress
 from quantprobe.engine.devices import list_devices, versions
-from quantprobe.engine.settings import Settings
+from quantprobe.settings import Settings
 from quantprobe.stats.estimates import Estimate
 from quantprobe.sweep import Inputs, SweepResult, TextInput, compare_quants, import_kld, sweep
 from quantprobe.sweep.ladder import make_quants

@@ -64,7 +64,7 @@ class LoadWatch:
 
 def run_stage(stage: str, folder: Path, n_ctx: int) -> None:
     """One measurement; prints it as JSON."""
-    from quantprobe.engine.settings import Settings
+    from quantprobe.settings import Settings
     from quantprobe.sweep import Inputs, TextInput, capture_base, compare_quants
 
     watch = LoadWatch()

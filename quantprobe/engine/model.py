@@ -13,9 +13,9 @@ from quantprobe import _native
 from quantprobe.arrays import Int32Array
 from quantprobe.engine.abi import GGML_TYPES, guarded, last_errors, llama
 from quantprobe.engine.plan import Geometry
-from quantprobe.engine.settings import Settings
 from quantprobe.errors import EngineError, InputError
 from quantprobe.gguf.model import ModelInfo
+from quantprobe.settings import Settings
 
 
 class Model:

@@ -19,6 +19,7 @@ from quantprobe.gguf.parts import find_tensor, hash_files, model_name, read_part
 __all__ = [
     "HeadSource",
     "ImatrixInfo",
+    "ModelIdentity",
     "ModelInfo",
     "hash_files",
     "hash_model",
@@ -83,10 +84,38 @@ NOT_DECODERS: Mapping[str, str] = {
 class ImatrixInfo:
     """The importance matrix that llama-quantize recorded in the file; None for what it did not record."""
 
-    file: str | None
-    dataset: str | None
-    entries_count: int | None
-    chunks_count: int | None
+    file: str | None = None
+    dataset: str | None = None
+    entries_count: int | None = None
+    chunks_count: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelIdentity:
+    """Which model something was measured on, as captures and runs record it; empty or None where nobody told.
+
+    `sha256` (of the bytes of all parts) identifies the content; `name` and `path` may change.
+    """
+
+    name: str
+    path: str = ""
+    sha256: str = ""
+    size_bytes: int | None = None
+    bpw: float | None = None
+    file_type: str = ""
+    architecture: str = ""
+    n_vocab: int | None = None
+    tokenizer_sha256: str = ""
+
+    @property
+    def size_gb(self) -> float | None:
+        """Size in GB, 10^9 bytes."""
+        return None if self.size_bytes is None else self.size_bytes / 1e9
+
+    @property
+    def size_gib(self) -> float | None:
+        """Size in GiB, 2^30 bytes."""
+        return None if self.size_bytes is None else self.size_bytes / 2**30
 
 
 @dataclass(frozen=True)
@@ -117,6 +146,20 @@ class ModelInfo:
     imatrix: ImatrixInfo | None
     sha256: str = ""
     refusal: str | None = None
+
+    def identity(self) -> ModelIdentity:
+        """What is recorded of this model."""
+        return ModelIdentity(
+            name=self.name,
+            path=str(self.path.resolve()),
+            sha256=self.sha256,
+            size_bytes=self.size_bytes,
+            bpw=self.bpw,
+            file_type=self.file_type,
+            architecture=self.architecture,
+            n_vocab=self.n_vocab,
+            tokenizer_sha256=self.tokenizer_sha256,
+        )
 
 
 @dataclass(frozen=True, eq=False)  # no comparison: arrays have no single truth value

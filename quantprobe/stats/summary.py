@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,63 +27,59 @@ _TAILS |= {"p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999, "max": 1.0}
 _TAILS_AND_QUARTILES = _TAILS | {"p25": 0.25, "p75": 0.75}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TextSummary:
     """One quant on one text; `texts[NAME]` of `results.json`.
 
     KLD, JSD and `ln_ppl_ratio` are in nats, probabilities and fractions run from 0 to 1. Estimates are clustered by
     window. Percentiles (linear, type 7) and counts are those of the measured rows. Rows that are not finite are in
-    no number but `n_nonfinite`; `n_rows` counts the others.
+    no number but `n_nonfinite`; `n_rows` counts the others. Everything but the mean KLD may be unknown (None) where
+    another program measured.
     """
 
-    ppl: Estimate
-    ppl_base: Estimate
-    ppl_ratio: Estimate
-    ln_ppl_ratio: Estimate
+    ppl: Estimate | None = None
+    ppl_base: Estimate | None = None
+    ppl_ratio: Estimate | None = None
+    ln_ppl_ratio: Estimate | None = None
     kld_mean: Estimate
-    kld_geomean: float | None
+    kld_geomean: float | None = None
     """0 where any row's KLD is 0; None where one is negative, as imported base files can give."""
-    kld_min: float | None
-    kld_p001: float | None
+    kld_min: float | None = None
+    kld_p001: float | None = None
     """The 0.1 % percentile; `kld_p999` is the 99.9 % one."""
-    kld_p01: float | None
-    kld_p05: float | None
-    kld_p10: float | None
-    kld_median: float | None
-    kld_p90: float | None
-    kld_p95: float | None
-    kld_p99: float | None
-    kld_p999: float | None
-    kld_max: float | None
-    kld_reverse_mean: Estimate
-    jsd_mean: Estimate
-    tv_mean: Estimate
-    same_top: Estimate
-    top_k_overlap: Estimate
-    delta_p_mean: Estimate
-    delta_p_rms: Estimate
-    delta_p_min: float | None
-    delta_p_p001: float | None
-    delta_p_p01: float | None
-    delta_p_p05: float | None
-    delta_p_p10: float | None
-    delta_p_p25: float | None
-    delta_p_median: float | None
-    delta_p_p75: float | None
-    delta_p_p90: float | None
-    delta_p_p95: float | None
-    delta_p_p99: float | None
-    delta_p_p999: float | None
-    delta_p_max: float | None
-    token_drops: int
-    token_leapfrogs: int
-    n_rows: int
-    n_nonfinite: int
-
-    def to_dict(self) -> dict[str, object]:
-        """The JSON form: estimates as dictionaries, a number that does not exist as None."""
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return {name: value.to_dict() if isinstance(value, Estimate) else value for name, value in values}
+    kld_p01: float | None = None
+    kld_p05: float | None = None
+    kld_p10: float | None = None
+    kld_median: float | None = None
+    kld_p90: float | None = None
+    kld_p95: float | None = None
+    kld_p99: float | None = None
+    kld_p999: float | None = None
+    kld_max: float | None = None
+    kld_reverse_mean: Estimate | None = None
+    jsd_mean: Estimate | None = None
+    tv_mean: Estimate | None = None
+    same_top: Estimate | None = None
+    top_k_overlap: Estimate | None = None
+    delta_p_mean: Estimate | None = None
+    delta_p_rms: Estimate | None = None
+    delta_p_min: float | None = None
+    delta_p_p001: float | None = None
+    delta_p_p01: float | None = None
+    delta_p_p05: float | None = None
+    delta_p_p10: float | None = None
+    delta_p_p25: float | None = None
+    delta_p_median: float | None = None
+    delta_p_p75: float | None = None
+    delta_p_p90: float | None = None
+    delta_p_p95: float | None = None
+    delta_p_p99: float | None = None
+    delta_p_p999: float | None = None
+    delta_p_max: float | None = None
+    token_drops: int | None = None
+    token_leapfrogs: int | None = None
+    n_rows: int | None = None
+    n_nonfinite: int | None = None
 
 
 def summarise_text(rows: NDArray[np.void], windows: Int32Array, level: float = 0.95) -> TextSummary:

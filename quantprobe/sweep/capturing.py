@@ -19,10 +19,10 @@ from quantprobe.engine.devices import head_device
 from quantprobe.engine.head import Head, HeadFit, fit_head, pack_rows
 from quantprobe.engine.model import Model
 from quantprobe.engine.runner import Block, n_probe_tokens, probe_blocks
-from quantprobe.engine.settings import Settings
 from quantprobe.errors import InputError, QuantprobeError
 from quantprobe.gguf.model import HeadSource, ModelInfo, read_head_source
 from quantprobe.probes.text import TextProbe
+from quantprobe.settings import Settings
 from quantprobe.sweep.inputs import (
     Inputs,
     Progress,
@@ -34,7 +34,7 @@ from quantprobe.sweep.inputs import (
     read_texts,
 )
 from quantprobe.sweep.measured import MeasuredTask, MeasuredText
-from quantprobe.sweep.recorded import base_identity, record_settings
+from quantprobe.sweep.recorded import record_settings
 from quantprobe.sweep.tasks import ReadTask, check_chat, make_task_probe, read_tasks
 
 FIT_ROWS = 128
@@ -199,7 +199,7 @@ class _Capturing:
                 f"{self.info.name}: hidden rows do not give this architecture's logits back; "
                 "16-bit log-probabilities are kept instead"
             )
-        with CaptureWriter.create(out, base_identity(self.info), recorded, self.kind) as writer:
+        with CaptureWriter.create(out, self.info.identity(), recorded, self.kind) as writer:
             for probe in self.probes:
                 if writer.reuse(probe):
                     progress.note(f"{probe.name}: captured before, kept")

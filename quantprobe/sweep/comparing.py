@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from quantprobe.capture.meta import BaseIdentity
+import msgspec
+
 from quantprobe.capture.probe_files import Probe
 from quantprobe.capture.store import Capture
 from quantprobe.engine.base_rows import BaseRows, open_base_rows
@@ -16,27 +17,37 @@ from quantprobe.engine.devices import head_device
 from quantprobe.engine.model import Model
 from quantprobe.engine.plan_choices import n_naive_tokens
 from quantprobe.engine.runner import n_probe_tokens, probe_blocks
-from quantprobe.engine.settings import Settings
 from quantprobe.errors import MismatchError
-from quantprobe.gguf.model import ModelInfo
+from quantprobe.gguf.model import ModelIdentity, ModelInfo
 from quantprobe.metrics.answers import Answers, pool_answers
-from quantprobe.names import safe_name
 from quantprobe.probes.items import Question
-from quantprobe.probes.questions.jsonl import write_native
 from quantprobe.probes.task import count_cases
 from quantprobe.probes.text import TextProbe
+from quantprobe.run.compare import require_comparable, setting_differences
+from quantprobe.run.folder import RunFolder
 from quantprobe.run.items import write_items
+from quantprobe.run.questions import write_task_questions
+from quantprobe.run.results import NullControl, Quant, Results, TaskFacts
+from quantprobe.settings import Settings, moves_logits
 from quantprobe.stats.llama_summary import LlamaStatistics, summarise_llama
 from quantprobe.stats.summary import TextSummary
 from quantprobe.stats.summary_tasks import TaskSummary, summarise_task
 from quantprobe.stats.verdicts import correct_over_quants
 from quantprobe.sweep.inputs import Progress, check_names, identify, load_model, read_measurable
 from quantprobe.sweep.measured import MeasuredTask, MeasuredText
-from quantprobe.sweep.recorded import COMPARED, digest, record_settings, require_same_settings
-from quantprobe.sweep.results import NullControl, QuantResult, SweepResult, TaskFacts
+from quantprobe.sweep.recorded import digest, record_settings
 
 METRICS_VERSION = 1
 """Raised when a row metric changes its meaning: rows measured before are then measured again."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sweep found: the content of `results.json`, and what is only printed."""
+
+    results: Results
+    llama: Mapping[tuple[str, str], LlamaStatistics]
+    """By quant and text, the statistics in llama-perplexity's own arithmetic; only where asked for."""
 
 
 def compare_quants(
@@ -47,35 +58,51 @@ def compare_quants(
     progress: Progress,
     *,
     base_model: Path | None = None,
-    allow_settings_change: bool = False,
+    allow: Sequence[str] = (),
     llama_compat: bool = False,
     margin: float = 0.01,
-) -> SweepResult:
+) -> Outcome:
     """Decode every quant over the probes of a capture and compare, row by row.
 
-    `margin` is the smallest change of accuracy that matters, a fraction, fixed beforehand; verdicts are about it. Rows
-    already measured (same base rows, probe, quant content and settings) are read from `run`. Raises
-    `MismatchError` when a quant's tokenizer or the settings differ from the capture's.
+    `margin` is the equivalence margin: the smallest change of accuracy that matters, a fraction, fixed beforehand.
+    Rows already measured (same base rows, probe, quant content and settings) are read from `run`. Settings that move
+    logits and differ from the capture's are refused unless `allow` names them. Raises `MismatchError` for those and
+    for a quant with another tokenizer.
     """
     capture = Capture.open(capture_path)
     recorded = record_settings(settings)
-    changes = require_same_settings(capture.meta.settings, recorded, allow_settings_change)
-    for change in changes:
+    captured = capture.meta.settings
+    # an imported file does not know most of its settings
+    known = {key: value for key, value in recorded.items() if key in captured}
+    differences = require_comparable(
+        setting_differences({key: captured[key] for key in known}, known), allow, "the capture and this comparison"
+    )
+    changed = [str(each) for each in differences if each.moves_logits]
+    for change in changed:
         progress.note(f"compared under other settings than the capture: {change}")
     infos = [identify(info, progress) for info in read_quants(quants, capture.meta.base)]
-    comparing = _Comparing(capture, settings, run, progress, base_model, llama_compat, margin)
-    write_questions(capture, run)
-    results = correct_tasks([comparing.compare(info) for info in infos])
-    recorded = {**capture.meta.settings, **recorded, "llama_compat": llama_compat, "settings_changed": changes}
-    settings_used = {**recorded, "margin": margin}
-    return SweepResult(capture.meta.base, settings_used, null_control(capture), results, task_facts(capture))
+    comparing = _Comparing(capture, settings, RunFolder(run), progress, base_model, llama_compat, margin)
+    write_questions(capture, RunFolder(run))
+    measured = correct_tasks([comparing.compare(info) for info in infos])
+    results = Results(
+        base=capture.meta.base,
+        settings={
+            **captured, **recorded, "llama_compat": llama_compat, "settings_changed": changed,
+            "equivalence_margin": margin,
+        },
+        null_control=null_control(capture),
+        tasks=task_facts(capture),
+        quants=measured,
+    )  # fmt: skip
+    return Outcome(results, comparing.llama)
 
 
 def null_control(capture: Capture) -> NullControl:
-    """What the capture found when it compared the base with itself."""
-    texts: dict[str, Any] = {e.name: e.null_control for e in capture.meta.probes if e.kind == "text"}
-    tasks: dict[str, Any] = {e.name: e.null_control for e in capture.meta.probes if e.kind == "task"}
-    return NullControl(texts, tasks)
+    """What the capture found when it compared the base with itself; None for a probe where it could not be run."""
+    entries: dict[str, dict[str, Any]] = {"text": {}, "task": {}}
+    for entry in capture.meta.probes:
+        entries[entry.kind][entry.name] = entry.null_control
+    return msgspec.convert({"texts": entries["text"], "tasks": entries["task"]}, NullControl)
 
 
 def task_facts(capture: Capture) -> dict[str, TaskFacts]:
@@ -84,34 +111,43 @@ def task_facts(capture: Capture) -> dict[str, TaskFacts]:
     for entry in capture.meta.probes:
         if entry.kind == "task":
             probe = capture.task_probe(entry.name)
-            counts = {**asdict(count_cases(probe)), "n_left_out": probe.n_left_out, "n_items": len(probe.items)}
-            tokens = {"n_tokens_decoded": entry.n_tokens, "n_tokens_naive": n_naive_tokens(probe)}
-            facts[entry.name] = TaskFacts(rule=probe.rule, template=probe.template, **counts, **tokens)
+            cases = count_cases(probe)
+            facts[entry.name] = TaskFacts(
+                rule=probe.rule,
+                template=probe.template,
+                n_items=len(probe.items),
+                n_left_out=probe.n_left_out,
+                n_identical=cases.n_identical,
+                n_token_prefix=cases.n_token_prefix,
+                n_empty_prefix=cases.n_empty_prefix,
+                n_tokens_decoded=entry.n_tokens,
+                n_tokens_naive=n_naive_tokens(probe),
+            )
     return facts
 
 
-def correct_tasks(results: Sequence[QuantResult]) -> tuple[QuantResult, ...]:
+def correct_tasks(quants: Sequence[Quant]) -> tuple[Quant, ...]:
     """Verdicts over all quants: their p values are corrected together, task by task, and over the pooled tasks."""
-    corrected = [dict(result.tasks) for result in results]
-    for name in dict.fromkeys(name for result in results for name in result.tasks):
-        having = [number for number, result in enumerate(results) if name in result.tasks]
-        summaries = correct_over_quants([results[number].tasks[name] for number in having])
+    corrected = [dict(quant.tasks) for quant in quants]
+    for name in dict.fromkeys(name for quant in quants for name in quant.tasks):
+        having = [number for number, quant in enumerate(quants) if name in quant.tasks]
+        summaries = correct_over_quants([quants[number].tasks[name] for number in having])
         for number, summary in zip(having, summaries, strict=True):
             corrected[number][name] = summary
-    pooled = iter(correct_over_quants([result.pooled for result in results if result.pooled is not None]))
+    pooled = iter(correct_over_quants([quant.pooled for quant in quants if quant.pooled is not None]))
     return tuple(
-        replace(result, tasks=tasks, pooled=None if result.pooled is None else next(pooled))
-        for result, tasks in zip(results, corrected, strict=True)
+        replace(quant, tasks=tasks, pooled=None if quant.pooled is None else next(pooled))
+        for quant, tasks in zip(quants, corrected, strict=True)
     )
 
 
-def write_questions(capture: Capture, run: Path) -> None:
-    """`RUN/tasks/TASK.jsonl`: the questions as people read them, in the native form, for `flips` and the report."""
+def write_questions(capture: Capture, run: RunFolder) -> None:
+    """The questions of every task of a capture, as people read them."""
     for entry in capture.meta.probes:
         if entry.kind == "task":
             items = capture.task_probe(entry.name).items
             questions = [Question(item.id, item.group, item.prompt, item.choices, item.gold) for item in items]
-            write_native(run / "tasks" / f"{safe_name(entry.name)}.jsonl", questions)
+            write_task_questions(run, entry.name, questions)
 
 
 def captured_settings(capture_path: Path, changes: Mapping[str, Any]) -> Settings:
@@ -125,7 +161,7 @@ def captured_settings(capture_path: Path, changes: Mapping[str, Any]) -> Setting
     return Settings(**{**known, **changes})
 
 
-def read_quants(quants: Sequence[Path], base: BaseIdentity | ModelInfo) -> list[ModelInfo]:
+def read_quants(quants: Sequence[Path], base: ModelIdentity | ModelInfo) -> list[ModelInfo]:
     """The metadata of all quants, refused before any time is spent if one of them cannot be compared with the base."""
     infos = [read_measurable(path) for path in quants]
     check_names(infos)
@@ -134,7 +170,7 @@ def read_quants(quants: Sequence[Path], base: BaseIdentity | ModelInfo) -> list[
     return infos
 
 
-def require_same_tokenizer(base: BaseIdentity | ModelInfo, info: ModelInfo) -> None:
+def require_same_tokenizer(base: ModelIdentity | ModelInfo, info: ModelInfo) -> None:
     """Rows can be compared only if both models mean the same token by the same number."""
     if info.n_vocab != base.n_vocab:
         raise MismatchError(
@@ -155,7 +191,7 @@ class _Comparing:
         self,
         capture: Capture,
         settings: Settings,
-        run: Path,
+        run: RunFolder,
         progress: Progress,
         base_model: Path | None,
         llama_compat: bool,
@@ -174,6 +210,7 @@ class _Comparing:
             capture.text_probe(entry.name) if entry.kind == "text" else capture.task_probe(entry.name)
             for entry in capture.meta.probes
         ]
+        self.llama: dict[tuple[str, str], LlamaStatistics] = {}
         self._base_rows: BaseRows | None = None
 
     def base_rows(self, info: ModelInfo) -> BaseRows:
@@ -183,12 +220,11 @@ class _Comparing:
             self._base_rows = open_base_rows(self.capture, device, self.settings.n_threads or 1, self.base_model)
         return self._base_rows
 
-    def compare(self, info: ModelInfo) -> QuantResult:
+    def compare(self, info: ModelInfo) -> Quant:
         """Measure one quant on every probe; what an earlier run measured is read."""
         texts: dict[str, TextSummary] = {}
         tasks: dict[str, TaskSummary] = {}
         answers: dict[str, tuple[Answers, Answers]] = {}
-        llama: dict[str, LlamaStatistics] = {}
         model: Model | None = None
         try:
             for probe in self.probes:
@@ -204,11 +240,13 @@ class _Comparing:
                     continue
                 texts[probe.name] = measured.summary()
                 if self.llama_compat:
-                    llama[probe.name] = summarise_llama(measured.rows)
+                    self.llama[info.name, probe.name] = summarise_llama(measured.rows)
         finally:
             if model is not None:
                 model.close()
-        return QuantResult(info, texts, tasks, llama, self._pool(answers))
+        return Quant(
+            **vars(info.identity()), imatrix=info.imatrix, texts=texts, tasks=tasks, pooled=self._pool(answers)
+        )
 
     def _empty(self, probe: Probe) -> MeasuredText | MeasuredTask:
         return MeasuredText(probe, self.llama_compat) if isinstance(probe, TextProbe) else MeasuredTask(probe)
@@ -220,11 +258,11 @@ class _Comparing:
         base = pool_answers({name: pair[0] for name, pair in answers.items()})
         quant = pool_answers({name: pair[1] for name, pair in answers.items()})
         # the tasks have their groups already
-        return replace(summarise_task(base, quant, self.margin, rule="each task's own"), by_group=())
+        return replace(summarise_task(base, quant, self.margin, rule="each task's own"), by_group={})
 
     def _summarise_task(self, info: ModelInfo, measured: MeasuredTask, base: Answers, quant: Answers) -> TaskSummary:
         probe = measured.probe
-        write_items(self.run / "items" / safe_name(info.name) / f"{safe_name(probe.name)}.csv", base, quant)
+        write_items(self.run.items(info.name, probe.name), base, quant)
         norm = None if probe.rule.startswith(("letter", "llama_winogrande")) else measured.answers("chars")
         return summarise_task(
             base,
@@ -237,8 +275,8 @@ class _Comparing:
         )
 
     def _rows_path(self, info: ModelInfo, probe: Probe) -> Path:
-        folder = self.run / "rows" / safe_name(info.name)
-        return folder / f"{safe_name(probe.name)}{'' if isinstance(probe, TextProbe) else '.task'}.npz"
+        kind = self.run.rows if isinstance(probe, TextProbe) else self.run.task_rows
+        return kind(info.name, probe.name)
 
     def _rows_key(self, info: ModelInfo, probe: Probe) -> str:
         """Digest of everything that the rows depend on."""
@@ -252,7 +290,7 @@ class _Comparing:
                 "kind": self.capture.meta.kind,
                 "probe": entry.probe.sha256,
                 "quant": info.sha256,
-                "settings": {key: recorded[key] for key in COMPARED},
+                "settings": {key: value for key, value in recorded.items() if moves_logits(key)},
                 "llama_compat": self.llama_compat,
                 "llama_batch": self.settings.n_batch if self.llama_geometry else None,
             }

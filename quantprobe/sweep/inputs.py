@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 from quantprobe.engine.model import Model
-from quantprobe.engine.settings import Settings
 from quantprobe.errors import InputError
 from quantprobe.gguf.model import ModelInfo, hash_model, read_model_info, require_measurable
 from quantprobe.probes.text import TextProbe, read_text, text_probe
+from quantprobe.settings import Settings
 
 
 class Progress(Protocol):

@@ -18,6 +18,7 @@ from quantprobe.metrics.rows import ROW_DTYPE, row_metrics
 from quantprobe.metrics.scores import logprob_pairs, pair_layout, score_choices
 from quantprobe.probes.items import TaskProbe
 from quantprobe.probes.text import TextProbe
+from quantprobe.run.json_text import plain
 from quantprobe.run.rows import read_arrays, write_arrays
 from quantprobe.stats.summary import TextSummary, summarise_text
 
@@ -53,7 +54,7 @@ class MeasuredText:
         return summarise_text(self.rows, self.probe.windows())
 
     def null_control(self) -> Any:
-        return self.summary().to_dict()
+        return plain(self.summary())
 
 
 class MeasuredTask:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quantprobe.engine.model import Model
-from quantprobe.engine.settings import Settings
 from quantprobe.errors import InputError
 from quantprobe.gguf.model import read_model_info, require_measurable
 from quantprobe.metrics.scores import scored_positions
 from quantprobe.probes.items import WINOGRANDE_RULES, ChoiceItem
 from quantprobe.probes.prompts import PromptedQuestion
 from quantprobe.probes.task import choice_item
+from quantprobe.settings import Settings
 from quantprobe.sweep.inputs import Inputs, Progress, TaskInput
 from quantprobe.sweep.tasks import ReadTask, check_chat, prompt_task, read_tasks
 

@@ -178,7 +178,7 @@ def test_sweep_passes_on_what_was_asked(engine: Engine, folder: Path) -> None:
 
 
 def test_options_not_given_are_the_engines_own_defaults(engine: Engine, folder: Path) -> None:
-    from quantprobe.engine.settings import Settings
+    from quantprobe.settings import Settings
 
     assert run(*SWEEP).exit_code == 0
     assert engine.calls[0][1][3] == Settings()
@@ -475,6 +475,7 @@ def test_progress_shows_stage_amount_and_notes(monkeypatch: pytest.MonkeyPatch) 
 
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     from quantprobe.report.results_view import parse_results
+
     from quantprobe.report.tables.texts import terminal_table
 
     monkeypatch.setenv("NO_COLOR", "1")

@@ -67,7 +67,7 @@ def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with the files that the README names, tiny."""
     monkeypatch.chdir(tmp_path)
     # on a busy machine the threads of many small decodes wait for each other longer than they compute
-    monkeypatch.setattr("quantprobe.engine.settings.default_threads", lambda: 1)
+    monkeypatch.setattr("quantprobe.settings.default_threads", lambda: 1)
     for name in (BASE, "model-BF16.gguf"):
         write_tiny(Path(name), weight_type=name.removesuffix(".gguf").rpartition("-")[2])
     Path("quants").mkdir()

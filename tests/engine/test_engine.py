@@ -26,10 +26,10 @@ from quantprobe.engine.plan import (
     window_geometry,
 )
 from quantprobe.engine.runner import probe_blocks, run_blocks
-from quantprobe.engine.settings import MASK_CELLS, Settings
 from quantprobe.errors import EngineError, IncompatibleError, QuantprobeError
 from quantprobe.gguf.model import HeadSource, read_head_source, read_model_info
 from quantprobe.probes.text import TextProbe
+from quantprobe.settings import MASK_CELLS, Settings
 from quantprobe.sweep import Inputs, TextInput, capture_base, compare_quants
 from quantprobe.sweep import capturing as sweep_capturing
 

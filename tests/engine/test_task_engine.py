@@ -24,7 +24,7 @@ llama_cpp = pytest.importorskip("llama_cpp")
 
 from quantprobe.engine.model import Model  # noqa: E402
 from quantprobe.engine.runner import n_probe_tokens, probe_blocks  # noqa: E402
-from quantprobe.engine.settings import Settings  # noqa: E402
+from quantprobe.settings import Settings  # noqa: E402
 from quantprobe.sweep import Inputs, TaskInput, capture_base, compare_quants  # noqa: E402
 
 SETTINGS = Settings(n_threads=1, n_gpu_layers=0, flash_attn=False, type_k="f32", type_v="f32")

@@ -15,8 +15,8 @@ from road_cases import Quiet, kld_values, results, succeed
 
 from quantprobe.capture import Capture
 from quantprobe.engine.quantize import quantize
-from quantprobe.engine.settings import Settings
 from quantprobe.metrics.rows import ROW_DTYPE
+from quantprobe.settings import Settings
 from quantprobe.stats.llama_summary import summarise_llama
 from quantprobe.sweep import Inputs, SweepResult, TextInput, capture_base, sweep
 

@@ -18,10 +18,10 @@ from quantprobe.engine.model import Model
 from quantprobe.engine.plan_choices import n_naive_tokens
 from quantprobe.engine.quantize import quantize
 from quantprobe.engine.runner import n_probe_tokens
-from quantprobe.engine.settings import Settings
 from quantprobe.gguf.model import read_model_info
 from quantprobe.metrics.answers import Answers
 from quantprobe.run.items import read_items
+from quantprobe.settings import Settings
 from quantprobe.stats.summary_tasks import TaskSummary
 from quantprobe.sweep import Inputs, TaskInput, sweep
 from quantprobe.sweep.tasks import make_task_probe, read_tasks

@@ -13,8 +13,8 @@ from quantprobe.cli.shared.output import open_output
 from quantprobe.cli.shared.progress import open_progress
 
 if TYPE_CHECKING:
-    from quantprobe.engine.settings import Settings
     from quantprobe.run.results_file import Json
+    from quantprobe.settings import Settings
     from quantprobe.sweep import Inputs
 
 

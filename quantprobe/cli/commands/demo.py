@@ -43,7 +43,7 @@ def demo(out: Path, model: Path | None, json_path: str | None) -> None:
       quantprobe demo
       quantprobe demo --out /tmp/demo --model my-model-F16.gguf
     """
-    from quantprobe.engine.settings import Settings
+    from quantprobe.settings import Settings
     from quantprobe.sweep import Inputs, TaskInput, TextInput
     from quantprobe.sweep import sweep as run_sweep
 

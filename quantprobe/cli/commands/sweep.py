@@ -23,7 +23,7 @@ from quantprobe.cli.shared.progress import open_progress
 from quantprobe.cli.shared.run_files import finish_run
 
 if TYPE_CHECKING:
-    from quantprobe.engine.settings import Settings
+    from quantprobe.settings import Settings
     from quantprobe.sweep import Inputs
 
 

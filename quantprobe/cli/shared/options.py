@@ -122,7 +122,7 @@ def settings_options(command: Command) -> Command:
     @_SETTINGS
     @functools.wraps(command)
     def with_settings(*args: Any, **kwargs: Any) -> Any:
-        from quantprobe.engine.settings import Settings
+        from quantprobe.settings import Settings
 
         values = {name: kwargs.pop(name) for name in _SETTING_NAMES}
         return command(*args, settings=Settings(**values), **kwargs)
