@@ -9,14 +9,14 @@ from quantprobe.stats.estimates import Estimate
 MISSING = "n/a"
 
 
-def format_estimate(estimate: Estimate, scale: float = 1.0) -> str:
+def format_estimate(estimate: Estimate | None, scale: float = 1.0) -> str:
     """`value ± stderr`: the error to two significant digits, the value to the same place.
 
     `scale` multiplies both (100 for percent). Where there is an interval and no error (a share of exactly
     0 or 1) it is `value [low, high]`; a value with neither, for which there were too few windows, is
     `value ± n/a`; no value at all is `n/a`.
     """
-    if estimate.value is None:
+    if estimate is None or estimate.value is None:
         return MISSING
     value = estimate.value * scale
     if estimate.stderr is None and estimate.low is not None and estimate.high is not None:
@@ -33,6 +33,22 @@ def format_estimate(estimate: Estimate, scale: float = 1.0) -> str:
         return f"({value / 10.0**shift:.{kept}f} ± {stderr / 10.0**shift:.{kept}f})e{shift}"
     kept = max(decimals, 0)
     return f"{round(value, decimals):.{kept}f} ± {round(stderr, decimals):.{kept}f}"
+
+
+def format_interval(estimate: Estimate | None, scale: float = 1.0) -> str:
+    """`+1.2 [-0.3, +2.7]`: as many decimals as the interval's width leaves two digits for.
+
+    The sign is always written, because the direction is the point. `+1.20 [no interval]` where there is none, `n/a`
+    where there is no value.
+    """
+    if estimate is None or estimate.value is None:
+        return MISSING
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value * scale:+.2f} [no interval]"
+    width = (estimate.high - estimate.low) * scale
+    decimals = 2 if width <= 0 else min(max(1 - math.floor(math.log10(width)), 0), 7)
+    low, value, high = (f"{number * scale:+.{decimals}f}" for number in (estimate.low, estimate.value, estimate.high))
+    return f"{value} [{low}, {high}]"
 
 
 def format_plain(value: float | None, scale: float = 1.0, digits: int = 3) -> str:
