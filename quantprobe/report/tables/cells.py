@@ -71,11 +71,21 @@ class Field(Generic[Row]):
     cell: Callable[[Row], Cell]
 
 
-def make_table(id_: str, caption: str, fields: Sequence[Field[Row]], rows: Sequence[Row]) -> Table:
-    """A table without the columns that no row has a value for."""
+def make_table(
+    id_: str, caption: str, fields: Sequence[Field[Row]], rows: Sequence[Row], base: Row | None = None
+) -> Table:
+    """A table without the columns that no row has a value for; first the base's line, blank where it has none."""
     lines = [tuple(field.cell(row) for field in fields) for row in rows]
     known = [i for i in range(len(fields)) if any(line[i].sort is not None for line in lines)]
+    if base is not None:
+        cells = [field.cell(base) for field in fields]
+        lines.insert(0, tuple(BLANK if cell.sort is None else cell for cell in cells))
     return Table(id_, caption, tuple(field.column for field in fields), tuple(lines)).only(known)
+
+
+def shown_unit(unit: str) -> tuple[str, float]:
+    """The unit in which people read a number of this unit, and the factor to it: shares are read in percent."""
+    return ("%", 100.0) if unit in ("fraction", "probability") else (unit, 1.0)
 
 
 def text_cell(text: str) -> Cell:
