@@ -28,6 +28,7 @@ from quantprobe.run.folder import RunFolder
 from quantprobe.run.items import write_items
 from quantprobe.run.questions import write_task_questions
 from quantprobe.run.results import NullControl, Quant, Results, TaskFacts
+from quantprobe.run.rows import read_arrays
 from quantprobe.settings import Settings, moves_logits
 from quantprobe.stats.llama_summary import LlamaStatistics, summarise_llama
 from quantprobe.stats.summary import TextSummary
@@ -79,10 +80,11 @@ def compare_quants(
     )
     changed = [str(each) for each in differences if each.moves_logits]
     for change in changed:
-        progress.note(f"compared under other settings than the capture: {change}")
+        progress.note(f"compared under settings that differ from the capture's: {change}")
     infos = [identify(info, progress) for info in read_quants(quants, capture.meta.base)]
     comparing = _Comparing(capture, settings, RunFolder(run), progress, base_model, llama_compat, margin)
     write_questions(capture, RunFolder(run))
+    comparing.plan(infos)
     measured = correct_tasks([comparing.compare(info) for info in infos])
     results = Results(
         base=capture.meta.base,
@@ -219,6 +221,26 @@ class _Comparing:
             device = head_device(self.settings.n_gpu_layers, info.n_layer)
             self._base_rows = open_base_rows(self.capture, device, self.settings.n_threads or 1, self.base_model)
         return self._base_rows
+
+    def plan(self, infos: Sequence[ModelInfo]) -> None:
+        """Tell what is to be measured, and what an earlier run has measured already."""
+        every = [(info, probe) for info in infos for probe in self.probes]
+        left = [
+            probe
+            for info, probe in every
+            if read_arrays(self._rows_path(info, probe), self._rows_key(info, probe), ()) is None
+        ]
+        if left:
+            self.progress.plan(len(left), sum(self._n_tokens(probe) for probe in left))
+        if len(left) < len(every):
+            self.progress.note(
+                f"{len(every) - len(left)} of {len(every)} measurements are already in {self.run.path}; using them"
+            )
+
+    def _n_tokens(self, probe: Probe) -> int:
+        """Tokens that a model decodes for a probe; those of an imported capture are estimated from above."""
+        n_tokens = self.capture.entry(probe.name).n_tokens
+        return n_tokens or (int(probe.tokens.size) if isinstance(probe, TextProbe) else n_naive_tokens(probe))
 
     def compare(self, info: ModelInfo) -> Quant:
         """Measure one quant on every probe; what an earlier run measured is read."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from quantprobe.report.tables.cells import Column, Table
 
@@ -54,7 +55,9 @@ def _draw(table: Table) -> RichTable:
     drawn = RichTable(box=None, pad_edge=False)
     for place, column in enumerate(table.columns):
         left = place == 0 or any(isinstance(row[place].sort, str) for row in table.rows)
-        drawn.add_column(heading(column), justify="left" if left else "right", overflow="fold", no_wrap=place != 0)
+        drawn.add_column(
+            Text(heading(column)), justify="left" if left else "right", overflow="fold", no_wrap=place != 0
+        )
     for row in table.rows:
-        drawn.add_row(*(cell.text for cell in row))
+        drawn.add_row(*(Text(cell.text) for cell in row))  # a name such as [red] is no markup
     return drawn
