@@ -39,9 +39,19 @@ def layer(module: str) -> str | None:
     return None
 
 
-def imports(source: str) -> Iterator[str]:
-    """Every dotted name that a module imports, wherever in it; `from a import b` gives `a.b`."""
-    for node in ast.walk(ast.parse(source)):
+def imports(source: str, at_runtime: bool = False) -> Iterator[str]:
+    """Every dotted name that a module imports, wherever in it; `from a import b` gives `a.b`.
+
+    `at_runtime` leaves out what stands under `if TYPE_CHECKING:`.
+    """
+    tree = ast.parse(source)
+    idle: set[ast.AST] = set()
+    for node in ast.walk(tree) if at_runtime else ():
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            idle.update(inner for statement in node.body for inner in ast.walk(statement))
+    for node in ast.walk(tree):
+        if node in idle:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -84,7 +94,7 @@ def reachable(start: str) -> set[str]:
             continue
         seen.add(module)
         if module in MODULES:
-            todo += imports(MODULES[module].read_text(encoding="utf-8"))
+            todo += imports(MODULES[module].read_text(encoding="utf-8"), at_runtime=True)
         if "." in module:
             todo.append(module.rpartition(".")[0])
     return seen

@@ -42,7 +42,9 @@ class Number:
 def cohort_numbers(cohort: Cohort) -> Iterator[Number]:
     """All numbers of all quants on all texts, then tasks, in the order of the records."""
     for quant in cohort.quants:
-        probes = [("text", name, summary) for name, summary in quant.texts.items()]
+        probes: list[tuple[str, str, TextSummary | TaskSummary]] = [
+            ("text", name, summary) for name, summary in quant.texts.items()
+        ]
         probes += [("task", name, task) for name, task in quant.tasks.items()]
         for kind, probe, summary in probes:
             for measure, e in _estimates(summary):
