@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -13,9 +13,7 @@ from quantprobe.report.tables.tasks import POOLED, answered
 from quantprobe.report.tables.texts import measured
 from quantprobe.run.cohort import Cohort
 from quantprobe.run.floor import is_at_floor
-from quantprobe.stats.estimates import Estimate
-from quantprobe.stats.summary import TextSummary
-from quantprobe.stats.summary_tasks import TaskSummary
+from quantprobe.run.numbers import Number, cohort_numbers
 
 TEXT_ESTIMATES = ("ppl", "ppl_base", "ln_ppl_ratio", "kld_mean", "same_top", "delta_p_mean", "delta_p_rms")
 TEXT_NUMBERS = (
@@ -90,27 +88,9 @@ def groups_csv(cohort: Cohort) -> str:
 
 def numbers_csv(cohort: Cohort) -> str:
     """quants.csv: one line per quant, probe and measure, every number of the cohort."""
-    identity = ("quant", "sha256", "size_bytes", "kind", "probe", "measure")
-    lines: list[list[Any]] = []
-    for quant in cohort.quants:
-        probes: list[tuple[str, str, TextSummary | TaskSummary, int]] = []
-        probes += [("text", name, text, text.n_rows or 0) for name, text in quant.texts.items()]
-        probes += [("task", name, task, task.n_items or 0) for name, task in quant.tasks.items()]
-        for kind, probe, summary, n in probes:
-            for measure, e in _estimates(summary, n):
-                numbers = [e.value, e.stderr, e.low, e.high, e.level, e.n, e.n_clusters, e.unit]
-                lines.append([quant.name, quant.sha256, quant.size_bytes, kind, probe, measure, *numbers])
-    return _write([*identity, *ENDS, "level", "n", "n_clusters", "unit"], lines, always=True)
-
-
-def _estimates(summary: TextSummary | TaskSummary, n: int) -> Iterator[tuple[str, Estimate]]:
-    """Every number of a summary; a plain one (over `n` rows or items) as an estimate without uncertainty."""
-    for field in fields(summary):
-        value = getattr(summary, field.name)
-        if isinstance(value, Estimate):
-            yield field.name, value
-        elif str(field.type).startswith(("Estimate", "float", "int")):
-            yield field.name, Estimate(value, n=n)
+    names = [each.name for each in fields(Number)]
+    lines = ([getattr(number, name) for name in names] for number in cohort_numbers(cohort))
+    return _write(names, lines, always=True)
 
 
 def _identity(model: ModelIdentity) -> list[Any]:
