@@ -1,35 +1,25 @@
-"""The end of a run: its files, and what the terminal shows. A run is reported as a cohort of one."""
+"""The files of a run: results.json, and what is made of it alone. A run is reported as a cohort of one."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
 
 import numpy as np
-from rich.table import Table as RichTable
 
 from quantprobe.files import write_text, write_whole
 from quantprobe.names import safe_name
-from quantprobe.report.highlights import highlights
 from quantprobe.report.marks import pareto_members
 from quantprobe.report.names import cohort_names
 from quantprobe.report.notes import null_sentences, reading_notes, task_notes, text_notes, warnings
 from quantprobe.report.plots.study import plot_kld_size
 from quantprobe.report.plots.style import freeze_layout, house_style
-from quantprobe.report.tables.cells import Table
 from quantprobe.report.tables.csv_files import groups_csv, tasks_csv, texts_csv
-from quantprobe.report.tables.markdown import escape_markdown, join_blocks, markdown_table
-from quantprobe.report.tables.tasks import POOLED, overview_table, task_names, task_table
-from quantprobe.report.tables.terminal import terminal_tables
+from quantprobe.report.tables.markdown import bullets, escape_markdown, join_blocks, markdown_table
+from quantprobe.report.tables.tasks import task_names, task_table
 from quantprobe.report.tables.texts import text_rows, text_table
-from quantprobe.report.verdicts import verdict_lines
 from quantprobe.run.cohort import Cohort, read_cohort
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.results import Results, write_results
-
-WIDTH = 100
-"""Cells that the summary takes at most: what fits a laptop's terminal, a log and an issue on GitHub."""
-MAX_FINDINGS = 8
 
 
 def write_run(results: Results, run: RunFolder) -> tuple[Cohort, tuple[str, ...]]:
@@ -56,41 +46,12 @@ def results_markdown(cohort: Cohort) -> str:
     parts = [f"# Quants of {escape_markdown(cohort.base.name)}"]
     for text in cohort.texts:
         parts += [f"## Text: {escape_markdown(text)}", markdown_table(text_table(cohort, text))]
-        parts += _points(map(escape_markdown, text_notes(cohort, text)))
+        parts += bullets(map(escape_markdown, text_notes(cohort, text)))
     for task in task_names(cohort):
         parts += [f"## Task: {escape_markdown(task)}", markdown_table(task_table(cohort, task))]
-        parts += _points(map(escape_markdown, task_notes(cohort, task)))
+        parts += bullets(map(escape_markdown, task_notes(cohort, task)))
     reading = [*null_sentences(cohort), *warnings(cohort), *reading_notes(cohort)]
-    return join_blocks([*parts, "## How to read", *_points(map(escape_markdown, reading))])
-
-
-def describe_run(cohort: Cohort, width: int | None = None, details: bool = False) -> Iterator[RichTable | str]:
-    """What the terminal shows: tables, verdicts, findings. With `details`, every column, note and sentence.
-
-    `width` is that of the terminal; None where there is none.
-    """
-    names = cohort_names(cohort)
-    if not details:
-        width = min(width or WIDTH, WIDTH)
-    for text in cohort.texts:
-        notes = text_notes(cohort, text) if details else []
-        yield from _section(text_table(cohort, text, names), notes, width, details)
-    tasks = task_names(cohort)
-    brief = not details and POOLED in tasks
-    for task in (POOLED,) if brief else tasks:
-        notes = task_notes(cohort, task) if details else []
-        yield from _section(task_table(cohort, task, names), notes, width, details)
-    if brief:
-        yield from _section(overview_table(cohort, names), [], width, details)
-    yield _paragraph([*null_sentences(cohort), *warnings(cohort, names)])
-    verdicts = verdict_lines(cohort, names)
-    if verdicts:
-        yield _paragraph(verdicts)
-    found = highlights(cohort, names)
-    if found:
-        yield _paragraph(["What to look at:", *_points(found if details else found[:MAX_FINDINGS])])
-    if details:
-        yield _paragraph(["How to read:", *_points(reading_notes(cohort))])
+    return join_blocks([*parts, "## How to read", *bullets(map(escape_markdown, reading))])
 
 
 def _draw_pictures(cohort: Cohort, run: RunFolder) -> list[str]:
@@ -120,17 +81,3 @@ def size_picture(cohort: Cohort, text: str) -> bytes | None:
         freeze_layout(picture.figure)
         picture.figure.savefig(png, format="png", dpi=144, facecolor="white")
     return png.getvalue()
-
-
-def _section(table: Table, notes: list[str], width: int | None, details: bool) -> Iterator[RichTable | str]:
-    yield table.caption
-    yield from terminal_tables(table, width, details)
-    yield _paragraph(notes)
-
-
-def _points(sentences: Iterable[str]) -> list[str]:
-    return [f"- {sentence}" for sentence in sentences]
-
-
-def _paragraph(lines: list[str]) -> str:
-    return "".join(f"{line}\n" for line in lines)

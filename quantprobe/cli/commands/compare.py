@@ -17,12 +17,12 @@ from quantprobe.cli.shared.options import (
     margin_option,
     quants_argument,
 )
-from quantprobe.cli.shared.output import open_output
+from quantprobe.cli.shared.output import details_option, open_output
 from quantprobe.cli.shared.progress import open_progress
 from quantprobe.cli.shared.run_files import finish_run
 
 
-@click.command(short_help="Compare quants with a capture of their base.")
+@click.command(short_help="Compare quants with a captured base.")
 @click.argument("capture", type=PathType())
 @quants_argument
 @click.option("-o", "--out", "run", type=PathType(), help="Run folder.  [default: the capture's name + .run]")
@@ -30,7 +30,7 @@ from quantprobe.cli.shared.run_files import finish_run
     "--base-model",
     type=PathType(),
     metavar="FILE",
-    help="The base's GGUF, where it is no longer at its recorded place.",
+    help="The base's GGUF, if it is no longer at its recorded path.",
 )
 @click.option(
     "--allow-settings-change",
@@ -40,6 +40,7 @@ from quantprobe.cli.shared.run_files import finish_run
 @llama_compat_option
 @margin_option
 @changed_settings_options
+@details_option
 @json_option
 def compare(
     capture: Path,
@@ -50,14 +51,13 @@ def compare(
     llama_compat: bool,
     margin: float,
     changes: Mapping[str, Any],
+    details: bool,
     json_path: str | None,
 ) -> None:
-    """Compare every QUANT with the rows in CAPTURE.
+    """Compare every QUANT with the base in CAPTURE.
 
-    Models run under the settings of the capture; options below change them, and those that move logits are refused
-    unless --allow-settings-change is given.
-
-    QUANT is a GGUF file, a folder of them, or a pattern; of a split model, name the first part.
+    Models run under the settings of the capture; the options below override them. QUANT is a GGUF file, a folder of
+    them, or a pattern; for a split model, give its first part.
 
     \b
     Examples:
@@ -71,7 +71,7 @@ def compare(
     run = run or Path(f"{capture.stem}.run")
     with open_output(json_path) as output:
         with open_progress() as progress:
-            result = compare_quants(
+            outcome = compare_quants(
                 capture,
                 files,
                 captured_settings(capture, changes),
@@ -82,4 +82,4 @@ def compare(
                 llama_compat=llama_compat,
                 margin=margin,
             )
-        finish_run(result, run, output)
+        finish_run(outcome.results, run, output, details, outcome.llama)

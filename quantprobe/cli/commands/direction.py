@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from quantprobe.run.results_file import Json
 
 
-@click.command(short_help="Tell which way answers moved that another program made.")
+@click.command(short_help="Compare answers produced by another program.")
 @click.argument("base", type=PathType(), metavar="BASE_ANSWERS")
 @click.argument("quants", type=PathType(), nargs=-1, required=True, metavar="QUANT_ANSWERS...")
-@click.option("--metric", help="Metric or scorer that says what is right.  [default: acc, else exact_match]")
-@click.option("--filter", "filter_name", help="lm-evaluation-harness filter, where a file holds several.")
+@click.option("--metric", help="Metric or scorer that decides what is right.  [default: acc, else exact_match]")
+@click.option("--filter", "filter_name", help="lm-evaluation-harness filter, if a file holds several.")
 @margin_option
 @click.option(
     "-o",
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     "run",
     type=PathType(),
     metavar="RUN",
-    help="Run folder for results.json, tables and items, for quantprobe flips and study.",
+    help="Run folder to write, for quantprobe flips, study and report.",
 )
 @json_option
 def direction(
@@ -41,10 +41,10 @@ def direction(
     run: Path | None,
     json_path: str | None,
 ) -> None:  # fmt: skip
-    """Compare the answers of quants with their base's, item by item, whatever benchmark they are from.
+    """Compare the answers of quants with those of their base, item by item, from any benchmark.
 
-    Reads lm-evaluation-harness samples_*.jsonl (--log_samples), inspect_ai logs (.eval, .json), and JSONL or CSV with
-    item_id, correct and optionally prediction and group. Items are matched by id.
+    Reads samples_*.jsonl of lm-evaluation-harness (--log_samples), logs of inspect_ai (.eval, .json), and JSONL or CSV
+    files with item_id, correct and, optionally, prediction and group. Items are matched by id.
 
     \b
     Examples:

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from quantprobe.imports.build import ImportedQuant
 
 
-@click.command("import", short_help="Make a run of llama-perplexity logs or a published CSV.")
+@click.command("import", short_help="Turn llama-perplexity logs or a published CSV into a run.")
 @click.argument("files", nargs=-1, required=True, metavar="[QUANT=]FILE...")
 @click.option("-o", "--out", "run", type=PathType(), required=True, help="Run folder to write.")
-@click.option("--text", metavar="NAME", help="The text that --kl-divergence logs, or the CSV, were measured on.")
-@click.option("--task", metavar="NAME", help="The task that logs of --hellaswag and its like are of.")
-@click.option("--base-log", type=PathType(), metavar="FILE", help="The base's own log of the task: gives drops.")
+@click.option("--text", metavar="NAME", help="Name of the text that the --kl-divergence logs or the CSV were measured on.")
+@click.option("--task", metavar="NAME", help="Name of the task of --hellaswag logs and the like.")
+@click.option("--base-log", type=PathType(), metavar="FILE", help="The base's own log of the task, from which drops are counted.")
 @click.option("--base-name", default="unknown base", show_default=True, help="Name of the base.")
 @click.option(
     "--like",
     type=PathType(),
     metavar="RUN",
-    help="A run with the same base and settings: you vouch for it, and both can be studied together.",
+    help="A run with the same base and settings, to be studied together; that they are the same is your word.",
 )
 @click.option("--margin", type=Share(), default="1%", show_default=True,
               help="Largest net change of accuracy that does not matter.")  # fmt: skip
@@ -41,9 +41,10 @@ def import_results(
     like: Path | None,
     margin: float,
 ) -> None:
-    """Make a run of what llama-perplexity printed, or of a published CSV, so that study, report and diff can read it.
+    """Turn what llama-perplexity printed, or a published CSV, into a run that study, report and diff can read.
 
-    A log is named QUANT=FILE, by its file name otherwise. A CSV (model_name, Mean KLD_mean, ...) names its own.
+    Give each log as QUANT=FILE; without QUANT the file's name is used. A CSV (model_name, Mean KLD_mean, ...) names its
+    own quants.
 
     \b
     Examples:

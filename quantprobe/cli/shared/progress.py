@@ -27,8 +27,11 @@ TOKENS = "tok"
 """Unit of the stages that decode: those are the jobs of the whole run."""
 
 
-class SilentProgress:
-    """A `quantprobe.sweep.Progress` that says nothing."""
+class NotesOnly:
+    """Standard error is a file or a pipe: no bars, but every note on a line of its own."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
 
     def plan(self, n_jobs: int, n_tokens: int) -> None:
         pass
@@ -41,16 +44,6 @@ class SilentProgress:
 
     def finish(self) -> None:
         pass
-
-    def note(self, message: str) -> None:
-        pass
-
-
-class NotesOnly(SilentProgress):
-    """Standard error is a file or a pipe: no bars, but every note on a line of its own."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
 
     def note(self, message: str) -> None:
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)

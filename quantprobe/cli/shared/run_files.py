@@ -25,7 +25,8 @@ def finish_run(
 
     `llama`, by quant and text, is printed as llama-perplexity prints it.
     """
-    from quantprobe.report.finish import describe_run, write_run
+    from quantprobe.report.finish import write_run
+    from quantprobe.report.terminal import describe_run
     from quantprobe.run.cohort import merge_runs
     from quantprobe.run.folder import RunFolder
     from quantprobe.run.results import results_document

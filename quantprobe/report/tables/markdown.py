@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from quantprobe.report.tables.cells import Column, Table
@@ -27,6 +27,11 @@ def escape_markdown(text: str) -> str:
     for character in "\\|*`<":
         text = text.replace(character, "\\" + character)
     return " ".join(text.split())
+
+
+def bullets(sentences: Iterable[str]) -> list[str]:
+    """Each sentence as a point of a list."""
+    return [f"- {sentence}" for sentence in sentences]
 
 
 def join_blocks(parts: Sequence[str]) -> str:
