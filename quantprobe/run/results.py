@@ -18,7 +18,7 @@ import msgspec
 from quantprobe.errors import FileFormatError, InputError
 from quantprobe.gguf.model import ImatrixInfo, ModelIdentity
 from quantprobe.run.folder import RunFolder
-from quantprobe.run.json_text import write_json
+from quantprobe.run.json_text import plain, write_json
 from quantprobe.stats.estimates import Estimate
 from quantprobe.stats.summary import TextSummary
 from quantprobe.stats.summary_tasks import TaskSummary
@@ -115,7 +115,7 @@ def write_results(results: Results, run: RunFolder) -> None:
 
 def results_document(results: Results) -> dict[str, Any]:
     """The content of `results.json` as plain JSON values; a number that does not exist is null."""
-    document: dict[str, Any] = json.loads(msgspec.json.encode(results))  # NaN and infinities become null
+    document: dict[str, Any] = plain(results)
     for quant in document["quants"]:
         if quant["files"] == {"texts": {}, "tasks": {}}:
             del quant["files"]
@@ -189,11 +189,13 @@ def _entries(value: Any) -> list[dict[str, Any]]:
 def _coerced(entry: Any, kind: type[Any]) -> Any:
     if not isinstance(entry, dict):
         return entry
-    estimates = {each.name for each in dataclasses.fields(kind) if str(each.type).startswith("Estimate")}
+    estimates = {each.name: each.type for each in dataclasses.fields(kind) if str(each.type).startswith("Estimate")}
     changed = dict(entry)
     for key, value in entry.items():
         if key in estimates and isinstance(value, int | float) and not isinstance(value, bool):
             changed[key] = {"value": value}
+        elif value is None and estimates.get(key) == "Estimate":  # measured, and there was no number
+            changed[key] = {"value": None}
         elif key not in estimates and isinstance(value, dict) and "value" in value:
             changed[key] = value["value"]
     return changed
