@@ -81,7 +81,7 @@ def read_flips(cohort: Cohort, quant: str, task: str, group: str | None = None) 
     """The changed items of one quant on one task, or on one group of it."""
     if not cohort.has_items(quant, task):
         raise InputError(
-            f"{cohort.items_files[quant, task]} does not exist: the run kept no answers of {quant} to {task}, only counts"
+            f"{cohort.items_files[quant, task]} does not exist: of {quant} on {task} the run kept only the counts"
         )
     pair = cohort.items(quant, task)
     questions = next((found for run in cohort.runs if (found := read_task_questions(run, task))), {})

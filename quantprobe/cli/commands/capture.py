@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     "--kind", type=click.Choice(["hidden", "logprobs"]), help="How rows are stored.  [default: hidden if exact]"
 )
 @click.option(
-    "--embed-head", is_flag=True, help="Copy the output matrix into the capture, so that comparing does not need the base."
+    "--embed-head",
+    is_flag=True,
+    help="Copy the output matrix into the capture, so that comparing does not need the base.",
 )
 @settings_options
 @json_option

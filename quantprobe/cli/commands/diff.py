@@ -25,7 +25,6 @@ def diff(run_a: Path, run_b: Path, json_path: str | None) -> None:
       quantprobe diff cpu.run gpu.run
     """
     from quantprobe.report.tables.study import diff_table
-    from quantprobe.run.json_text import plain
     from quantprobe.study.diff import diff_runs
 
     with open_output(json_path) as output:
@@ -34,4 +33,4 @@ def diff(run_a: Path, run_b: Path, json_path: str | None) -> None:
         output.say()
         for sentence in found.sentences():
             output.say(f"- {sentence}")
-        output.write_json(plain(found.to_dict()))
+        output.write_json(found.to_dict())

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 @input_options
 @click.option("-o", "--out", "run", type=PathType(), help="Run folder.  [default: the base's name + .run]")
 @click.option(
-    "--kind", type=click.Choice(["hidden", "logprobs"]), help="How the base's rows are stored.  [default: hidden if exact]"
+    "--kind",
+    type=click.Choice(["hidden", "logprobs"]),
+    help="How the base's rows are stored.  [default: hidden if exact]",
 )
 @margin_option
 @settings_options
@@ -52,8 +54,8 @@ def sweep(
 ) -> None:
     """Measure every QUANT against BASE on texts and multiple-choice questions.
 
-    BASE is captured once; then each QUANT is compared with it. QUANT is a GGUF file, a folder of them, or a pattern; for
-    a split model, give its first part. Re-run the command to resume; finished work is recognised by content hash.
+    BASE is captured once; then each QUANT is compared with it. QUANT is a GGUF file, a folder of them, or a pattern;
+    for a split model, give its first part. Re-run the command to resume; finished work is recognised by content hash.
 
     \b
     Examples:
