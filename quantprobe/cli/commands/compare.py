@@ -33,9 +33,10 @@ from quantprobe.cli.shared.run_files import finish_run
     help="The base's GGUF, if it is no longer at its recorded path.",
 )
 @click.option(
-    "--allow-settings-change",
-    is_flag=True,
-    help="Compare although settings that move logits differ from the capture's; the results say so.",
+    "--allow",
+    multiple=True,
+    metavar="SETTING",
+    help="A setting that moves logits and may differ from the capture's; repeat for several. The results say so.",
 )
 @llama_compat_option
 @margin_option
@@ -47,7 +48,7 @@ def compare(
     quants: Sequence[str],
     run: Path | None,
     base_model: Path | None,
-    allow_settings_change: bool,
+    allow: Sequence[str],
     llama_compat: bool,
     margin: float,
     changes: Mapping[str, Any],
@@ -78,7 +79,7 @@ def compare(
                 run,
                 progress,
                 base_model=base_model,
-                allow_settings_change=allow_settings_change,
+                allow=allow,
                 llama_compat=llama_compat,
                 margin=margin,
             )
