@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from quantprobe.errors import MismatchError
 from quantprobe.gguf.model import ModelIdentity, ModelInfo
 from quantprobe.metrics.answers import Answers, pool_answers
 from quantprobe.probes.items import Question
+from quantprobe.probes.rules import RULES
 from quantprobe.probes.task import count_cases
 from quantprobe.probes.text import TextProbe
 from quantprobe.run.compare import require_comparable, setting_differences
@@ -28,7 +29,7 @@ from quantprobe.run.folder import RunFolder
 from quantprobe.run.items import write_items
 from quantprobe.run.questions import write_task_questions
 from quantprobe.run.results import NullControl, Quant, Results, TaskFacts
-from quantprobe.settings import Settings, moves_logits
+from quantprobe.settings import EQUIVALENCE_MARGIN, Settings, moves_logits
 from quantprobe.stats.llama_summary import LlamaStatistics, summarise_llama
 from quantprobe.stats.summary import TextSummary
 from quantprobe.stats.summary_tasks import TaskSummary, summarise_task
@@ -60,7 +61,7 @@ def compare_quants(
     base_model: Path | None = None,
     allow: Sequence[str] = (),
     llama_compat: bool = False,
-    margin: float = 0.01,
+    margin: float = EQUIVALENCE_MARGIN,
 ) -> Outcome:
     """Decode every quant over the probes of a capture and compare, row by row.
 
@@ -156,9 +157,7 @@ def captured_settings(capture_path: Path, changes: Mapping[str, Any]) -> Setting
     The window length is the capture's own. Threads are this machine's, as the captured number need not fit it.
     """
     captured: Mapping[str, Any] = Capture.open(capture_path).meta.settings
-    known = {field.name: captured[field.name] for field in fields(Settings) if field.name in captured}
-    known.update(tensor_split=tuple(known.get("tensor_split", ())), n_threads=None)
-    return Settings(**{**known, **changes})
+    return Settings.of({**captured, "n_threads": None, **changes})
 
 
 def read_quants(quants: Sequence[Path], base: ModelIdentity | ModelInfo) -> list[ModelInfo]:
@@ -263,7 +262,7 @@ class _Comparing:
     def _summarise_task(self, info: ModelInfo, measured: MeasuredTask, base: Answers, quant: Answers) -> TaskSummary:
         probe = measured.probe
         write_items(self.run.items(info.name, probe.name), base, quant)
-        norm = None if probe.rule.startswith(("letter", "llama_winogrande")) else measured.answers("chars")
+        norm = RULES[probe.rule].norm
         return summarise_task(
             base,
             quant,
@@ -271,7 +270,7 @@ class _Comparing:
             rule=probe.rule,
             template=probe.template,
             n_left_out=probe.n_left_out,
-            norm=norm,
+            norm=None if norm is None else measured.answers(norm),
         )
 
     def _rows_path(self, info: ModelInfo, probe: Probe) -> Path:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_run import FakeRun, ladder, write_fake_run
+from quantprobe.imports.imported_run import write_imported
 
 from quantprobe.errors import FileFormatError, InputError, MismatchError
 from quantprobe.imports.build import ImportedQuant, build_run, import_csv, import_logs
 from quantprobe.imports.community_csv import community_csv, read_community_csv
-from quantprobe.imports.imported_run import write_imported
 from quantprobe.imports.llama_logs import read_kld_log, read_task_log
 from quantprobe.run.cohort import read_cohort
 from quantprobe.stats.paired import mcnemar_p

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from quantprobe.run.tables import COLUMNS
 from scipy import stats
 
 from quantprobe.names import safe_name
-from quantprobe.run.tables import COLUMNS
 
 ROW_FLOATS = [
     "nll_base",
