@@ -1,6 +1,6 @@
 """Row metrics: what one scored position says about base and quant.
 
-`quantities.ROW_METRICS` declares the fields with their formulas. All come from one fused pass over the two rows
+`quantities.ROW_QUANTITIES` declares the fields with their formulas. All come from one fused pass over the two rows
 (`kernels.py`); sums are float64 and do not depend on the number of threads; log-probabilities count as logits.
 
 Ties: the token with the lowest id counts as the more probable one. Nothing is smoothed or clamped (llama.cpp leaves out
@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from quantprobe.arrays import BoolArray, Float32Array, Int32Array, UInt16Array
 from quantprobe.errors import MismatchError
 from quantprobe.metrics.kernels import TOP_K, compare_records, compare_rows
-from quantprobe.metrics.quantities import FLAG, ROW_METRICS
+from quantprobe.metrics.quantities import FLAG, ROW_QUANTITIES
 
 __all__ = ["ROW_DTYPE", "TOP_K", "llama_row_metrics", "row_metrics", "token_drops", "token_leapfrogs"]
 
 ROW_DTYPE: np.dtype[np.void] = np.dtype(
-    [(metric.name, np.bool_ if metric.unit == FLAG else np.float64) for metric in ROW_METRICS.values()]
+    [(metric.name, np.bool_ if metric.unit == FLAG else np.float64) for metric in ROW_QUANTITIES]
 )
 """One record per scored row."""
 

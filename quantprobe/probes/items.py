@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -104,6 +104,13 @@ class TaskProbe:
     def offsets(self) -> list[int]:
         """First row of each item, and the total at the end: `[n_items + 1]`."""
         return [0, *np.cumsum([item.n_rows for item in self.items]).tolist()]
+
+    def subset(self, numbers: Int64Array) -> tuple[TaskProbe, Int64Array]:
+        """The probe of the items at `numbers` alone, and for each of its rows the row of this probe, `[n_rows]`."""
+        offsets = self.offsets()
+        rows = [np.arange(offsets[number], offsets[number + 1], dtype=np.int64) for number in numbers]
+        items = tuple(self.items[number] for number in numbers)
+        return replace(self, items=items), np.concatenate(rows) if rows else np.empty(0, np.int64)
 
     def sha256(self) -> str:
         """Digest of everything that the rows depend on."""

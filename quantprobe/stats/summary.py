@@ -54,7 +54,7 @@ def summarise_text(rows: NDArray[np.void], windows: Int32Array, level: float = 0
     finite = rows["finite"]
     n_nonfinite = int(np.count_nonzero(~finite))
     rows, windows = rows[finite], windows[finite]
-    declared = [quantity for quantity in TEXT_QUANTITIES.values() if quantity.rows]
+    declared = [quantity for quantity in TEXT_QUANTITIES if quantity.rows]
     ln_ppl_ratio = mean_estimate(rows["nll"] - rows["nll_base"], windows, "nats", level)
     return TextSummary(
         ppl=exponential(mean_estimate(rows["nll"], windows, "nats", level), "ppl"),

@@ -24,6 +24,25 @@ class Progress(Protocol):
     def note(self, message: str) -> None: ...
 
 
+class _Silent:
+    """Tells nobody."""
+
+    def start(self, label: str, total: int | None, unit: str) -> None:
+        """Nothing."""
+
+    def advance(self, n: int = 1) -> None:
+        """Nothing."""
+
+    def finish(self) -> None:
+        """Nothing."""
+
+    def note(self, message: str) -> None:
+        """Nothing."""
+
+
+SILENT: Progress = _Silent()
+
+
 @dataclass(frozen=True)
 class TextInput:
     """One text file and the name that results give it."""

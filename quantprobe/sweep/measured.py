@@ -68,7 +68,9 @@ class MeasuredTask:
         """`[n_pairs]` float64: log-probability of each scored token under the base, nats."""
         self.quant = self.base.copy()
         self.kld = np.full(probe.n_rows, np.nan)
-        """`[n_rows]` float64: KLD of each row in nats, NaN where a row is not finite."""
+        """`[n_rows]` float64: KLD of each row in nats, NaN where a row is not finite or not decoded."""
+        self.decoded = np.zeros(len(probe.items), np.bool_)
+        """`[n_items]`: the items whose rows are all there."""
 
     def add(self, block: Block, base_rows: BaseRows, stored: NDArray[Any], row_dtype: str) -> None:
         """Take the rows of one block and the base's stored ones."""
@@ -91,16 +93,22 @@ class MeasuredTask:
         pairs = np.flatnonzero(place[self.layout.rows] >= 0)
         return pairs, place[self.layout.rows[pairs]], self.layout.tokens[pairs]
 
-    def load(self, path: Path, key: str) -> bool:
-        """Take the values from an earlier run; False if there are none under this key."""
-        arrays = read_arrays(path, key, ("base", "quant", "kld"))
+    def missing(self) -> Int64Array:
+        """The items that are not decoded yet."""
+        return np.flatnonzero(~self.decoded)
+
+    def load(self, path: Path, key: str) -> None:
+        """Take the values from an earlier run, as far as it came; nothing if there are none under this key."""
+        arrays = read_arrays(path, key, ("base", "quant", "kld"), ("decoded",))
         if arrays is None or len(arrays["kld"]) != len(self.kld) or len(arrays["base"]) != len(self.base):
-            return False
+            return
         self.base, self.quant, self.kld = arrays["base"], arrays["quant"], arrays["kld"]
-        return True
+        self.decoded = arrays.get("decoded", np.ones(len(self.decoded), np.bool_))
 
     def save(self, path: Path, key: str) -> None:
-        write_arrays(path, key, {"base": self.base, "quant": self.quant, "kld": self.kld})
+        """Keep the values; without `decoded` where every item is there."""
+        partial = {} if self.decoded.all() else {"decoded": self.decoded}
+        write_arrays(path, key, {"base": self.base, "quant": self.quant, "kld": self.kld, **partial})
 
     def answers(self, rule: str | None = None) -> tuple[Answers, Answers]:
         """Answers of base and quant under a rule; None: the task's own."""
