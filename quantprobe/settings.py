@@ -118,6 +118,8 @@ class Setting:
     @property
     def default_text(self) -> str:
         """The default as it is written on the command line, or in words."""
+        if self.is_off_switch:
+            return "not given"
         return self.unset if self.default in (None, ()) else self.kind.write(self.default)
 
     def read(self, text: str) -> Any:

@@ -99,7 +99,7 @@ BEHIND_PREFIX = Tokens(
     "behind the prefix that all choices share", lambda item, choice: (len(item.prefix), _length(item, choice))
 )
 BEHIND_PROMPT = Tokens("behind the prompt", lambda item, choice: (item.starts[choice], _length(item, choice)))
-WINOGRANDE = Tokens("behind the choice, if enough follow, but the last", winogrande_span)
+WINOGRANDE = Tokens("behind the choice where enough follow, except the last", winogrande_span)
 
 UNDIVIDED = Divisor("1", lambda item, choice, n_tokens: 1.0)
 PER_TOKEN = Divisor("their number", lambda item, choice, n_tokens: n_tokens)
@@ -116,7 +116,7 @@ BLANK = Need(
 _RULES = (
     Rule(
         name="tokens", tokens=BEHIND_PREFIX, divisor=PER_TOKEN, need=ANY,
-        help="llama-perplexity's mean log-probability, but for Winogrande",
+        help="llama-perplexity's mean log-probability, except for Winogrande",
     ),
     Rule(name="sum", tokens=BEHIND_PROMPT, divisor=UNDIVIDED, need=ANY, help="lm-eval's acc"),
     Rule(name="bytes", tokens=BEHIND_PROMPT, divisor=PER_BYTE, need=ANY, help="lm-eval's acc_bytes"),
@@ -127,7 +127,7 @@ _RULES = (
     ),
     Rule(
         name="llama_winogrande", tokens=WINOGRANDE, divisor=PER_TOKEN, need=BLANK, norm=None, ties_to_last=True,
-        compat="llama_winogrande_compat", help="llama-perplexity's Winogrande, its slip put right",
+        compat="llama_winogrande_compat", help="llama-perplexity's Winogrande, its slip corrected",
     ),
     Rule(
         name="llama_winogrande_compat", tokens=WINOGRANDE, divisor=PER_TOKEN, need=BLANK, norm=None, ties_to_last=True,
@@ -138,7 +138,7 @@ RULES: Mapping[str, Rule] = {rule.name: rule for rule in _RULES}
 """Every rule by name."""
 
 DEFAULTS = ("letter", "llama_winogrande", "tokens")
-"""What decides unless a rule is asked for: for letters, where every question has text behind the choice, and else."""
+"""What decides unless a rule is asked for: in letter prompts, where text follows the choices, and everywhere else."""
 
 
 def find_rule(name: str) -> Rule:

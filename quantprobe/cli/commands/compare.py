@@ -11,15 +11,17 @@ import click
 from quantprobe.cli.shared.model_args import find_quants
 from quantprobe.cli.shared.options import (
     PathType,
-    changed_settings_options,
+    allow_option,
+    equivalence_margin_option,
     json_option,
     llama_compat_option,
-    margin_option,
     quants_argument,
 )
 from quantprobe.cli.shared.output import open_output
 from quantprobe.cli.shared.progress import open_progress
 from quantprobe.cli.shared.run_files import finish_run
+from quantprobe.cli.shared.settings_options import changed_settings_options
+from quantprobe.settings import FACTS, SETTINGS
 
 
 @click.command(short_help="Compare quants with a capture of their base.")
@@ -32,13 +34,10 @@ from quantprobe.cli.shared.run_files import finish_run
     metavar="FILE",
     help="The base's GGUF, where it is no longer at its recorded place.",
 )
-@click.option(
-    "--allow-settings-change",
-    is_flag=True,
-    help="Compare although settings that move logits differ from the capture's; the results say so.",
-)
+@allow_option
+@click.option("--allow-settings-change", is_flag=True, hidden=True, help="Older form of --allow, for every setting.")
 @llama_compat_option
-@margin_option
+@equivalence_margin_option
 @changed_settings_options
 @json_option
 def compare(
@@ -46,6 +45,7 @@ def compare(
     quants: Sequence[str],
     run: Path | None,
     base_model: Path | None,
+    allow: Sequence[str],
     allow_settings_change: bool,
     llama_compat: bool,
     margin: float,
@@ -54,8 +54,8 @@ def compare(
 ) -> None:
     """Compare every QUANT with the rows in CAPTURE.
 
-    Models run under the settings of the capture; options below change them, and those that move logits are refused
-    unless --allow-settings-change is given.
+    Models run under the settings of the capture. Options below change them; a setting that moves logits may differ from
+    the capture's only where --allow names it, and the results record it.
 
     QUANT is a GGUF file, a folder of them, or a pattern; of a split model, name the first part.
 
@@ -78,7 +78,7 @@ def compare(
                 run,
                 progress,
                 base_model=base_model,
-                allow_settings_change=allow_settings_change,
+                allow=(*SETTINGS, *FACTS) if allow_settings_change else allow,
                 llama_compat=llama_compat,
                 margin=margin,
             )

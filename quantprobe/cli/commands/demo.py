@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from quantprobe.cli.shared.model_args import find_base
-from quantprobe.cli.shared.options import PathType, json_option
+from quantprobe.cli.shared.options import PathType, equivalence_margin_option, json_option
 from quantprobe.cli.shared.output import Output, open_output
 from quantprobe.cli.shared.progress import Reporter, open_progress
 from quantprobe.cli.shared.run_files import finish_run
@@ -31,8 +31,9 @@ TEXT_NAME, TASK_NAME = "python-topics", "builtin"
     "-o", "--out", type=PathType(), default="quantprobe-demo", show_default=True, help="Folder for all files."
 )
 @click.option("--model", type=PathType(), metavar="GGUF", help="F16 or BF16 model to use instead of SmolLM2-135M.")
+@equivalence_margin_option
 @json_option
-def demo(out: Path, model: Path | None, json_path: str | None) -> None:
+def demo(out: Path, model: Path | None, margin: float, json_path: str | None) -> None:
     """Make seven quants of a small model, measure them, and say what to look at.
 
     Needs no download: SmolLM2-135M (Apache 2.0) comes with the demo extra, the text is Python's own documentation,
@@ -54,7 +55,7 @@ def demo(out: Path, model: Path | None, json_path: str | None) -> None:
     with open_output(json_path) as output:
         with open_progress() as progress:
             base, quants = make_models(source, out, model is None, progress)
-            result = run_sweep(base, quants, inputs, Settings(), out / "run", progress)
+            result = run_sweep(base, quants, inputs, Settings(), out / "run", progress, margin=margin)
         view = finish_run(result, out / "run", output)
         explain(view, model is None, output)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quantprobe.cli.shared.options import PathType, json_option, margin_option
+from quantprobe.cli.shared.options import PathType, equivalence_margin_option, json_option
 from quantprobe.cli.shared.output import open_output
 from quantprobe.cli.shared.run_files import show_tasks, write_run
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.argument("quants", type=PathType(), nargs=-1, required=True, metavar="QUANT_ANSWERS...")
 @click.option("--metric", help="Metric or scorer that says what is right.  [default: acc, else exact_match]")
 @click.option("--filter", "filter_name", help="lm-evaluation-harness filter, where a file holds several.")
-@margin_option
+@equivalence_margin_option
 @click.option(
     "-o",
     "--out",
@@ -49,7 +49,7 @@ def direction(
     \b
     Examples:
       quantprobe direction base/samples_gsm8k.jsonl q4/samples_gsm8k.jsonl q8/samples_gsm8k.jsonl
-      quantprobe direction base.csv q4.csv --margin 0.005 --out imported.run --json -
+      quantprobe direction base.csv q4.csv --equivalence-margin 0.005 --out imported.run --json -
     """
     from quantprobe.imports.pairing import direction_of_files
     from quantprobe.report.results_view import parse_results

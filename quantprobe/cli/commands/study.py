@@ -36,7 +36,7 @@ def study(
     \b
     Examples:
       quantprobe study smollm2.run
-      quantprobe study mine.run imported.run --margin 2% --zone noise
+      quantprobe study mine.run imported.run --equivalence-margin 2% --zone noise
     """
     from quantprobe.report.tables.study import correlation_table, ranking_table
     from quantprobe.run.results_file import plain, write_json
