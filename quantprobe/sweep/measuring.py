@@ -20,6 +20,7 @@ from quantprobe.engine.runner import n_probe_tokens, probe_blocks
 from quantprobe.gguf.model import ModelInfo
 from quantprobe.metrics.answers import Answers, pool_answers
 from quantprobe.probes.items import TaskProbe
+from quantprobe.probes.rules import RULES
 from quantprobe.probes.text import TextProbe
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.items import write_items
@@ -173,7 +174,7 @@ class Measuring:
     def _summarise_task(self, info: ModelInfo, measured: MeasuredTask, base: Answers, quant: Answers) -> TaskSummary:
         probe = measured.probe
         write_items(self.run.items(info.name, probe.name), base, quant)
-        norm = None if probe.rule.startswith(("letter", "llama_winogrande")) else measured.answers("chars")
+        norm = RULES[probe.rule].norm
         return summarise_task(
             base,
             quant,
@@ -181,7 +182,7 @@ class Measuring:
             rule=probe.rule,
             template=probe.template,
             n_left_out=probe.n_left_out,
-            norm=norm,
+            norm=None if norm is None else measured.answers(norm),
         )
 
     def _rows_key(self, info: ModelInfo, probe: Probe) -> str:

@@ -16,8 +16,9 @@ from gguf import GGMLQuantizationType as Type
 from tiny_gguf import write_tiny
 
 from quantprobe.engine.imatrix_file import read_imatrix
-from quantprobe.engine.quantize import FILE_TYPES, NEED_IMATRIX, quantize
+from quantprobe.engine.quantize import quantize
 from quantprobe.errors import EngineError, FileFormatError, InputError
+from quantprobe.gguf.file_types import FILE_TYPES, KV_TYPES
 from quantprobe.gguf.model import read_model_info
 
 
@@ -48,10 +49,11 @@ def write_imatrix(path: Path, model: Path, *, counts: float = 8.0, kind: str = "
 
 
 def test_file_types_are_llama_cpps_own() -> None:
-    for name, number in FILE_TYPES.items():
+    for name, kind in FILE_TYPES.items():
         constant = "LLAMA_FTYPE_ALL_F32" if name == "F32" else f"LLAMA_FTYPE_MOSTLY_{name}"
-        assert getattr(llama_cpp, constant) == number
-    assert set(FILE_TYPES) > NEED_IMATRIX
+        assert getattr(llama_cpp, constant) == kind.number
+    for name, number in KV_TYPES.items():
+        assert getattr(llama_cpp, f"GGML_TYPE_{name.upper()}") == number
 
 
 def test_quantizing_writes_the_type_and_tells_each_tensor(model: Path, tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from quantprobe.cli.shared.model_args import find_base
-from quantprobe.cli.shared.options import PathType, base_argument, input_options, json_option, settings_options
+from quantprobe.cli.shared.options import PathType, base_argument, input_options, json_option
 from quantprobe.cli.shared.output import open_output
 from quantprobe.cli.shared.progress import open_progress
+from quantprobe.cli.shared.settings_options import settings_options
 
 if TYPE_CHECKING:
     from quantprobe.run.results_file import Json

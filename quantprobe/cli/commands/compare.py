@@ -11,15 +11,17 @@ import click
 from quantprobe.cli.shared.model_args import find_quants
 from quantprobe.cli.shared.options import (
     PathType,
-    changed_settings_options,
+    allow_option,
+    equivalence_margin_option,
     json_option,
     llama_compat_option,
-    margin_option,
     quants_argument,
 )
 from quantprobe.cli.shared.output import details_option, open_output
 from quantprobe.cli.shared.progress import open_progress
 from quantprobe.cli.shared.run_files import finish_run
+from quantprobe.cli.shared.settings_options import changed_settings_options
+from quantprobe.settings import FACTS, SETTINGS
 
 
 @click.command(short_help="Compare quants with a captured base.")
@@ -32,14 +34,10 @@ from quantprobe.cli.shared.run_files import finish_run
     metavar="FILE",
     help="The base's GGUF, if it is no longer at its recorded path.",
 )
-@click.option(
-    "--allow",
-    multiple=True,
-    metavar="SETTING",
-    help="A setting that moves logits and may differ from the capture's; repeat for several. The results say so.",
-)
+@allow_option
+@click.option("--allow-settings-change", is_flag=True, hidden=True, help="Older form of --allow, for every setting.")
 @llama_compat_option
-@margin_option
+@equivalence_margin_option
 @changed_settings_options
 @details_option
 @json_option
@@ -49,6 +47,7 @@ def compare(
     run: Path | None,
     base_model: Path | None,
     allow: Sequence[str],
+    allow_settings_change: bool,
     llama_compat: bool,
     margin: float,
     changes: Mapping[str, Any],
@@ -57,7 +56,8 @@ def compare(
 ) -> None:
     """Compare every QUANT with the base in CAPTURE.
 
-    Models run under the settings of the capture; the options below override them. QUANT is a GGUF file, a folder of
+    Models run under the settings of the capture; the options below override them. A setting that moves logits may
+    differ from the capture's only where --allow names it, and the results record it. QUANT is a GGUF file, a folder of
     them, or a pattern; for a split model, give its first part.
 
     \b
@@ -79,7 +79,7 @@ def compare(
                 run,
                 progress,
                 base_model=base_model,
-                allow=allow,
+                allow=(*SETTINGS, *FACTS) if allow_settings_change else allow,
                 llama_compat=llama_compat,
                 margin=margin,
             )

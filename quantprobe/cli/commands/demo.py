@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from quantprobe.cli.shared.model_args import find_base
-from quantprobe.cli.shared.options import PathType, json_option
+from quantprobe.cli.shared.options import PathType, equivalence_margin_option, json_option
 from quantprobe.cli.shared.output import details_option, open_output
 from quantprobe.cli.shared.progress import open_progress
 from quantprobe.cli.shared.run_files import finish_run
@@ -31,9 +31,10 @@ TEXT_NAME, TASK_NAME = "python-topics", "builtin"
     "-o", "--out", type=PathType(), default="quantprobe-demo", show_default=True, help="Folder for all files."
 )
 @click.option("--model", type=PathType(), metavar="GGUF", help="F16 or BF16 model to use instead of SmolLM2-135M.")
+@equivalence_margin_option
 @details_option
 @json_option
-def demo(out: Path, model: Path | None, details: bool, json_path: str | None) -> None:
+def demo(out: Path, model: Path | None, margin: float, details: bool, json_path: str | None) -> None:
     """Make seven quants of a small model, measure them, and explain the results.
 
     Nothing is downloaded: SmolLM2-135M (Apache 2.0) comes with the demo extra, the text is Python's own documentation,
@@ -55,7 +56,7 @@ def demo(out: Path, model: Path | None, details: bool, json_path: str | None) ->
     with open_output(json_path) as output:
         with open_progress() as progress:
             base, quants = make_models(source, out, model is None, progress)
-            outcome = run_sweep(base, quants, inputs, Settings(), out / "run", progress)
+            outcome = run_sweep(base, quants, inputs, Settings(), out / "run", progress, margin=margin)
         finish_run(outcome.results, out / "run", output, details)
         if model is None:
             output.say(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from quantprobe.cli.shared.options import PathType, json_option, margin_option
+from quantprobe.cli.shared.options import PathType, equivalence_margin_option, json_option
 from quantprobe.cli.shared.output import details_option, open_output
 from quantprobe.cli.shared.run_files import finish_run
 
@@ -17,7 +17,7 @@ from quantprobe.cli.shared.run_files import finish_run
 @click.argument("quants", type=PathType(), nargs=-1, required=True, metavar="QUANT_ANSWERS...")
 @click.option("--metric", help="Metric or scorer that decides what is right.  [default: acc, else exact_match]")
 @click.option("--filter", "filter_name", help="lm-evaluation-harness filter, if a file holds several.")
-@margin_option
+@equivalence_margin_option
 @click.option(
     "-o",
     "--out",
@@ -46,7 +46,7 @@ def direction(
     \b
     Examples:
       quantprobe direction base/samples_gsm8k.jsonl q4/samples_gsm8k.jsonl q8/samples_gsm8k.jsonl
-      quantprobe direction base.csv q4.csv --margin 0.005 --out imported.run --json -
+      quantprobe direction base.csv q4.csv --equivalence-margin 0.005 --out imported.run --json -
     """
     from quantprobe.imports.build import build_run, write_imported
     from quantprobe.imports.sources import NamedFile, read_answer_files

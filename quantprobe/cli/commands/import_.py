@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quantprobe.cli.shared.options import PathType
-from quantprobe.cli.shared.study_options import Share
+from quantprobe.cli.shared.options import PathType, equivalence_margin_option
 from quantprobe.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,8 +32,7 @@ if TYPE_CHECKING:
     metavar="RUN",
     help="A run with the same base and settings, to be studied together; that they are the same is your word.",
 )
-@click.option("--margin", type=Share(), default="1%", show_default=True,
-              help="Largest net change of accuracy that does not matter.")  # fmt: skip
+@equivalence_margin_option
 def import_results(
     files: Sequence[str],
     run: Path,

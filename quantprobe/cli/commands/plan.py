@@ -8,7 +8,7 @@ from itertools import product
 
 import click
 
-from quantprobe.cli.shared.options import json_option, margin_option
+from quantprobe.cli.shared.options import equivalence_margin_option, json_option
 from quantprobe.cli.shared.output import open_output
 
 
@@ -34,7 +34,7 @@ from quantprobe.cli.shared.output import open_output
     metavar="FRACTION",
     help="Expected share of questions that change between right and wrong; repeat for several.",
 )
-@margin_option
+@equivalence_margin_option
 @click.option(
     "--alpha",
     type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
@@ -76,7 +76,7 @@ def plan(
     \b
     Examples:
       quantprobe plan -n 1000 --churn 0.05
-      quantprobe plan -n 300 -n 14042 --churn 0.04 --margin 0.005 --quants 12
+      quantprobe plan -n 300 -n 14042 --churn 0.04 --equivalence-margin 0.5% --quants 12
     """
     from quantprobe.report.plan_words import describe_plan, plan_table
     from quantprobe.stats.power import plan as make_plan

@@ -38,7 +38,7 @@ def report(
     \b
     Examples:
       quantprobe report smollm2.run
-      quantprobe report mine.run imported.run -o report --margin 2%
+      quantprobe report mine.run imported.run -o report --equivalence-margin 2%
     """
     from quantprobe.report.report import write_report
     from quantprobe.run.json_text import plain, write_json

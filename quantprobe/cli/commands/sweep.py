@@ -12,15 +12,15 @@ from quantprobe.cli.shared.model_args import find_base, find_quants
 from quantprobe.cli.shared.options import (
     PathType,
     base_argument,
+    equivalence_margin_option,
     input_options,
     json_option,
-    margin_option,
     quants_argument,
-    settings_options,
 )
 from quantprobe.cli.shared.output import details_option, open_output
 from quantprobe.cli.shared.progress import open_progress
 from quantprobe.cli.shared.run_files import finish_run
+from quantprobe.cli.shared.settings_options import settings_options
 
 if TYPE_CHECKING:
     from quantprobe.settings import Settings
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     type=click.Choice(["hidden", "logprobs"]),
     help="How the base's rows are stored.  [default: hidden if exact]",
 )
-@margin_option
+@equivalence_margin_option
 @settings_options
 @details_option
 @json_option
