@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from quantprobe.gguf.model import ModelIdentity
+from quantprobe.metrics.quantities import Quantity
 from quantprobe.report.numbers import MISSING, format_estimate, format_interval, format_plain
 from quantprobe.stats.estimates import Estimate
 
@@ -83,9 +84,10 @@ def make_table(
     return Table(id_, caption, tuple(field.column for field in fields), tuple(lines)).only(known)
 
 
-def shown_unit(unit: str) -> tuple[str, float]:
-    """The unit in which people read a number of this unit, and the factor to it: shares are read in percent."""
-    return ("%", 100.0) if unit in ("fraction", "probability") else (unit, 1.0)
+def quantity_column(quantity: Quantity, priority: int, unit: str | None = None) -> Column:
+    """The column of a declared number: shares are read in percent, counts and ratios have no unit."""
+    known = {"fraction": "%", "probability": "%", "nats": "nats"}
+    return Column(quantity.title, known.get(quantity.unit, "") if unit is None else unit, priority=priority)
 
 
 def text_cell(text: str) -> Cell:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quantprobe.metrics.quantities import QUANTITIES
 from quantprobe.report.names import ShortNames, shared_start
 from quantprobe.report.numbers import MISSING, format_interval
 from quantprobe.report.tables.cells import (
@@ -69,13 +70,20 @@ def correlation_table(findings: Findings, details: bool = False) -> Table | None
     subsets = list(dict.fromkeys(row.subset for row in rows))
     cells = {(row.measure, row.source, row.subset): row for row in rows}
     lines = tuple(
-        (text_cell(f"{measure} on {source}"), *(_rho(cells[measure, source, part], findings.level) for part in subsets))
+        (
+            text_cell(f"{_title(measure)} on {source}"),
+            *(_rho(cells[measure, source, part], findings.level) for part in subsets),
+        )
         for measure, source in dict.fromkeys((row.measure, row.source) for row in rows)
     )
     counts = {part: max(row.correlation.n for row in rows if row.subset == part) for part in subsets}
     columns = (Column("Fidelity"), *(Column(part, f"{n} quants") for part, n in counts.items()))
     caption = f"Spearman's rho with accuracy pooled over the tasks (* clear of zero, {findings.adjustment})"
     return Table("correlations", caption, columns, lines)
+
+
+def _title(measure: str) -> str:
+    return QUANTITIES[measure].title if measure in QUANTITIES else measure
 
 
 def _rho(row: CorrelationRow, level: float) -> Cell:

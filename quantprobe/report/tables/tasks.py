@@ -22,6 +22,7 @@ from quantprobe.report.tables.cells import (
     interval_cell,
     make_table,
     plain_cell,
+    quantity_column,
     share_cell,
     signed_cell,
     size_cell,
@@ -46,33 +47,29 @@ class TaskRow:
     summary: TaskSummary
 
 
-def _field(title: str, unit: str, priority: int, name: str, cell: Callable[[Any], Cell]) -> Field[TaskRow]:
-    return Field(Column(title, unit, priority=priority), lambda row: cell(getattr(row.summary, name)))
+def _field(name: str, priority: int, cell: Callable[[Any], Cell], unit: str | None = None) -> Field[TaskRow]:
+    column = quantity_column(task_quantity(name), priority, unit)
+    return Field(column, lambda row: cell(getattr(row.summary, name)))
 
 
-def _points(value: float | None) -> Cell:
-    return plain_cell(value, 100, digits=2)
-
-
-NATS = task_quantity("margin_shift").unit
 NAME: Field[TaskRow] = Field(Column("Quant"), lambda row: text_cell(row.name))
 SIZE: Field[TaskRow] = Field(Column("Size", "GB", priority=4), lambda row: size_cell(row.model))
-ACC = _field("Accuracy", "%", 2, "acc", share_cell)
-ACC_NORM = _field("Acc norm", "%", 10, "acc_norm", share_cell)
-NET = _field("Net change", "pp", 1, "net", lambda estimate: interval_cell(estimate, 100))
-DROPS = _field("Drops", "", 3, "drops", count_cell)
-LEAPFROGS = _field("Leapfrogs", "", 3, "leapfrogs", count_cell)
-OTHER_WRONG = _field("Wrong to other", "", 9, "wrong_to_other_wrong", count_cell)
-VOLUME = _field("Volume", "%", 8, "volume", share_cell)
-INDEX = _field("Index", "-1 to +1", 7, "direction_index", signed_cell)
-MARGIN_SHIFT = _field("Margin shift", NATS, 5, "margin_shift", interval_cell)
-KLD = _field("KLD", task_quantity("kld_mean").unit, 11, "kld_mean", estimate_cell)
-MCNEMAR_P = _field("McNemar p", "", 12, "mcnemar_p", lambda p: plain_cell(p, digits=2))
-HOLM_P = _field("Holm p", "", 6, "holm_p", lambda p: plain_cell(p, digits=2))
-DETECTABLE = _field("Detectable", "pp", 13, "mde", _points)
-N_ITEMS = _field("Questions", "", 14, "n_items", count_cell)
-N_INVALID = _field("Invalid", "", 15, "n_invalid", count_cell)
-VERDICT = _field("Verdict", "", 1, "verdict", verdict_cell)
+ACC = _field("acc", 2, share_cell)
+ACC_NORM = _field("acc_norm", 10, share_cell)
+NET = _field("net", 1, lambda estimate: interval_cell(estimate, 100), "pp")
+DROPS = _field("drops", 3, count_cell)
+LEAPFROGS = _field("leapfrogs", 3, count_cell)
+OTHER_WRONG = _field("wrong_to_other_wrong", 9, count_cell)
+VOLUME = _field("volume", 8, share_cell)
+INDEX = _field("direction_index", 7, signed_cell)
+MARGIN_SHIFT = _field("margin_shift", 5, interval_cell)
+KLD = _field("kld_mean", 11, estimate_cell)
+MCNEMAR_P = _field("mcnemar_p", 12, lambda p: plain_cell(p, digits=2))
+HOLM_P = _field("holm_p", 6, lambda p: plain_cell(p, digits=2))
+DETECTABLE = _field("mde", 13, lambda value: plain_cell(value, 100, digits=2), "pp")
+N_ITEMS = _field("n_items", 14, count_cell)
+N_INVALID = _field("n_invalid", 15, count_cell)
+VERDICT: Field[TaskRow] = Field(Column("Verdict"), lambda row: verdict_cell(row.summary.verdict))
 FIELDS = (
     NAME, SIZE, ACC, ACC_NORM, NET, DROPS, LEAPFROGS, OTHER_WRONG, VOLUME, INDEX, MARGIN_SHIFT, KLD, MCNEMAR_P, HOLM_P,
     DETECTABLE, N_ITEMS, N_INVALID, VERDICT,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from quantprobe.gguf.model import ModelIdentity
 from quantprobe.metrics.quantities import text_quantity
@@ -16,8 +18,8 @@ from quantprobe.report.tables.cells import (
     estimate_cell,
     make_table,
     plain_cell,
+    quantity_column,
     share_cell,
-    shown_unit,
     size_cell,
     text_cell,
 )
@@ -46,28 +48,23 @@ def _kld_cell(row: TextRow) -> Cell:
     return replace(cell, text=cell.text + AT_FLOOR) if is_at_floor(row.summary.kld_mean, row.floor) else cell
 
 
-def _quantile(name: str, title: str, priority: int) -> Field[TextRow]:
-    unit, scale = shown_unit(text_quantity(name).unit)
-    return Field(Column(title, unit, priority=priority), lambda row: plain_cell(getattr(row.summary, name), scale))
-
-
-def _estimate(name: str, title: str, priority: int) -> Field[TextRow]:
-    unit, scale = shown_unit(text_quantity(name).unit)
-    return Field(Column(title, unit, priority=priority), lambda row: estimate_cell(getattr(row.summary, name), scale))
+def _field(name: str, priority: int, cell: Callable[[Any], Cell]) -> Field[TextRow]:
+    column = quantity_column(text_quantity(name), priority)
+    return Field(column, lambda row: cell(getattr(row.summary, name)))
 
 
 NAME: Field[TextRow] = Field(Column("Quant"), lambda row: text_cell(row.name))
 SIZE: Field[TextRow] = Field(Column("Size", "GB", priority=3), lambda row: size_cell(row.model))
 SIZE_GIB: Field[TextRow] = Field(Column("Size", "GiB", priority=9), lambda row: plain_cell(row.model.size_gib))
 BPW: Field[TextRow] = Field(Column("bpw", "bits", priority=6), lambda row: plain_cell(row.model.bpw))
-PPL = Field(Column("PPL", priority=5), _estimate("ppl", "PPL", 5).cell)
-KLD_MEAN = Field(Column("Mean KLD", text_quantity("kld_mean").unit), _kld_cell)
-KLD_MEDIAN = _quantile("kld_median", "Median KLD", 8)
-KLD_P99 = _quantile("kld_p99", "99 % KLD", 4)
-KLD_P999 = _quantile("kld_p999", "99.9 % KLD", 7)
-KLD_MAX = _quantile("kld_max", "Max KLD", 10)
-DELTA_P = _estimate("delta_p_rms", "RMS Δp", 11)
-SAME_TOP = Field(Column("Same top", "%", priority=2), lambda row: share_cell(row.summary.same_top))
+PPL = _field("ppl", 5, estimate_cell)
+KLD_MEAN = Field(quantity_column(text_quantity("kld_mean"), 1), _kld_cell)
+KLD_MEDIAN = _field("kld_median", 8, plain_cell)
+KLD_P99 = _field("kld_p99", 4, plain_cell)
+KLD_P999 = _field("kld_p999", 7, plain_cell)
+KLD_MAX = _field("kld_max", 10, plain_cell)
+DELTA_P = _field("delta_p_rms", 11, lambda estimate: estimate_cell(estimate, 100))
+SAME_TOP = _field("same_top", 2, share_cell)
 FIELDS = (NAME, SIZE, SIZE_GIB, BPW, PPL, KLD_MEAN, KLD_MEDIAN, KLD_P99, KLD_P999, KLD_MAX, DELTA_P, SAME_TOP)
 
 
