@@ -92,9 +92,14 @@ def read_flips(cohort: Cohort, quant: str, task: str, group: str | None = None) 
     for item in list_changes(pair.base, pair.quant):
         place, question = places[item.id], questions.get(item.id)
         if inside[place]:
-            margins = (_known(float(side.margin[place])) for side in (pair.base, pair.quant))
             flips.append(
-                Flip(item, *margins, question.prompt if question else "", question.choices if question else ())
+                Flip(
+                    item=item,
+                    base_margin=_known(float(pair.base.margin[place])),
+                    quant_margin=_known(float(pair.quant.margin[place])),
+                    prompt=question.prompt if question else "",
+                    choices=question.choices if question else (),
+                )
             )
     n_items = int(valid[inside].sum())
     return TaskFlips(task, n_items, sum(inside) - n_items, tuple(flips))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from quantprobe.report.printable import printable
 from quantprobe.run.cohort import Cohort
 
 MARKS = "-._ /"
@@ -12,12 +13,12 @@ MARKS = "-._ /"
 
 @dataclass(frozen=True)
 class ShortNames:
-    """Names without `start`, the beginning that all of them share; said once, in a title."""
+    """Names without `start`, the beginning that all of them share and a title says once; on one line, safe to show."""
 
     start: str
 
     def __call__(self, name: str) -> str:
-        return name.removeprefix(self.start) or name
+        return " ".join(printable(name.removeprefix(self.start) or name).split())
 
     @property
     def note(self) -> str:

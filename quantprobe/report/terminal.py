@@ -42,7 +42,7 @@ def describe_run(cohort: Cohort, width: int | None = None, details: bool = False
     if brief:
         yield from _section(overview_table(cohort, names), [], width, details)
     yield _paragraph([*null_sentences(cohort), *warnings(cohort, names)])
-    verdicts = verdict_lines(cohort, names)
+    verdicts = verdict_lines(cohort)
     if verdicts:
         yield _paragraph(verdicts)
     found = highlights(cohort, names)

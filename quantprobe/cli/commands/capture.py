@@ -14,7 +14,7 @@ from quantprobe.cli.shared.progress import open_progress
 from quantprobe.cli.shared.settings_options import settings_options
 
 if TYPE_CHECKING:
-    from quantprobe.run.results_file import Json
+    from quantprobe.run.json_text import Json
     from quantprobe.settings import Settings
     from quantprobe.sweep import Inputs
 

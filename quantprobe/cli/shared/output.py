@@ -46,18 +46,18 @@ class Output:
         return self._json_path == "-"
 
     def say(self, text: str = "") -> None:
-        """Print words, unless only JSON is asked for."""
+        """Print words, unless only JSON is asked for; no name or question can steer the terminal."""
+        from quantprobe.report.printable import printable
+
         if not self.only_json:
-            click.echo(text)
+            click.echo(printable(text))
 
     def show(self, parts: Iterable[RichTable | str]) -> None:
         """Print words and tables in their order, unless only JSON is asked for."""
-        if self.only_json:
-            return
         for part in parts:
             if isinstance(part, str):
-                click.echo(part)
-            else:
+                self.say(part)
+            elif not self.only_json:
                 self._console.print(part)
 
     def table(self, table: Table, width: int | None = None) -> None:

@@ -8,11 +8,9 @@ from typing import Generic, TypeVar
 
 from quantprobe.gguf.model import ModelIdentity
 from quantprobe.metrics.quantities import Quantity
+from quantprobe.report.marks import mark_of
 from quantprobe.report.numbers import MISSING, format_estimate, format_interval, format_plain
 from quantprobe.stats.estimates import Estimate
-
-VERDICT_SIGNS = {"worse": "▼", "better": "▲", "equivalent": "■", "not separable": "○"}
-"""Shape beside the word, as in the plots: never colour alone."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +124,9 @@ def count_cell(value: int | None) -> Cell:
 
 
 def verdict_cell(verdict: str | None) -> Cell:
-    if verdict is None:
-        return Cell(MISSING, None)
-    sign = VERDICT_SIGNS.get(verdict, "")
-    return Cell(f"{sign} {verdict}".strip(), verdict, verdict.replace(" ", "-") if sign else "")
+    """A verdict behind its shape: never colour alone."""
+    mark = mark_of(verdict)
+    return Cell(MISSING, None) if verdict is None else Cell(f"{mark.sign} {verdict}", verdict, mark.css)
 
 
 def size_cell(model: ModelIdentity) -> Cell:

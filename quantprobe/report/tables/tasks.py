@@ -9,10 +9,10 @@ from typing import Any
 from quantprobe.gguf.model import ModelIdentity
 from quantprobe.metrics.quantities import task_quantity
 from quantprobe.names import safe_name
+from quantprobe.report.marks import MARKS, mark_of
 from quantprobe.report.names import WHOLE, ShortNames
 from quantprobe.report.numbers import MISSING
 from quantprobe.report.tables.cells import (
-    VERDICT_SIGNS,
     Cell,
     Column,
     Field,
@@ -92,7 +92,7 @@ def overview_table(cohort: Cohort, names: ShortNames = WHOLE) -> Table:
 
     name: Field[Quant] = Field(Column("Quant"), lambda quant: text_cell(names(quant.name)))
     fields = [name, *(field(task, number) for number, task in enumerate(cohort.tasks, 2))]
-    signs = ", ".join(f"{sign} {verdict}" for verdict, sign in VERDICT_SIGNS.items())
+    signs = ", ".join(f"{mark.sign} {verdict}" for verdict, mark in MARKS.items())
     return make_table("tasks", f"Net change on each task ({signs})", fields, cohort.quants)
 
 
@@ -100,7 +100,7 @@ def _overview_cell(summary: TaskSummary | None) -> Cell:
     if summary is None:
         return Cell(MISSING, None)
     cell = interval_cell(summary.net, 100)
-    return replace(cell, text=f"{VERDICT_SIGNS.get(summary.verdict or '', ' ')} {cell.text}")
+    return replace(cell, text=f"{mark_of(summary.verdict).sign} {cell.text}")
 
 
 def task_names(cohort: Cohort) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from rich.cells import cell_len
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from quantprobe.report.printable import printable
 from quantprobe.report.tables.cells import Column, Table
 
 GAP = 2
@@ -41,7 +42,9 @@ def heading(column: Column) -> str:
 
 def _take(places: Sequence[int], widths: Sequence[int], width: int | None) -> tuple[list[int], list[int]]:
     """The places that fit beside the first column, one at least, and those that do not."""
-    used, chosen, left = widths[0], [], []
+    used = widths[0]
+    chosen: list[int] = []
+    left: list[int] = []
     for place in places:
         if width is None or not chosen or used + GAP + widths[place] <= width:
             used += GAP + widths[place]
@@ -59,5 +62,5 @@ def _draw(table: Table) -> RichTable:
             Text(heading(column)), justify="left" if left else "right", overflow="fold", no_wrap=place != 0
         )
     for row in table.rows:
-        drawn.add_row(*(Text(cell.text) for cell in row))  # a name such as [red] is no markup
+        drawn.add_row(*(Text(printable(cell.text)) for cell in row))  # a name such as [red] is no markup
     return drawn
