@@ -16,13 +16,15 @@ from quantprobe.errors import FileFormatError, InputError
 from quantprobe.files import write_whole
 
 
-def read_arrays(path: Path, key: str, names: Sequence[str]) -> dict[str, NDArray[Any]] | None:
+def read_arrays(
+    path: Path, key: str, names: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, NDArray[Any]] | None:
     """The arrays stored under `key`; None if the file is absent, damaged, or holds another measurement."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if str(arrays["key"]) != key:
                 return None
-            return {name: arrays[name] for name in names}
+            return {name: arrays[name] for name in (*names, *(o for o in optional if o in arrays.files))}
     except (OSError, LookupError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return None
 

@@ -3,42 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from quantprobe.capture.probe_files import Probe
 from quantprobe.capture.store import Capture
-from quantprobe.engine.base_rows import BaseRows, open_base_rows
-from quantprobe.engine.devices import head_device
-from quantprobe.engine.model import Model
 from quantprobe.engine.plan_choices import n_naive_tokens
-from quantprobe.engine.runner import n_probe_tokens, probe_blocks
 from quantprobe.errors import MismatchError
 from quantprobe.gguf.model import ModelIdentity, ModelInfo
-from quantprobe.metrics.answers import Answers, pool_answers
 from quantprobe.probes.items import Question
 from quantprobe.probes.task import count_cases
-from quantprobe.probes.text import TextProbe
 from quantprobe.run.compare import require_comparable, setting_differences
 from quantprobe.run.folder import RunFolder
-from quantprobe.run.items import write_items
 from quantprobe.run.questions import write_task_questions
 from quantprobe.run.results import NullControl, Quant, Results, TaskFacts
-from quantprobe.settings import Settings, moves_logits
-from quantprobe.stats.llama_summary import LlamaStatistics, summarise_llama
-from quantprobe.stats.summary import TextSummary
-from quantprobe.stats.summary_tasks import TaskSummary, summarise_task
+from quantprobe.settings import EQUIVALENCE_MARGIN, Settings
+from quantprobe.stats.llama_summary import LlamaStatistics
 from quantprobe.stats.verdicts import correct_over_quants
-from quantprobe.sweep.inputs import Progress, check_names, identify, load_model, read_measurable
-from quantprobe.sweep.measured import MeasuredTask, MeasuredText
-from quantprobe.sweep.recorded import digest, record_settings
-
-METRICS_VERSION = 1
-"""Raised when a row metric changes its meaning: rows measured before are then measured again."""
+from quantprobe.sweep.inputs import Progress, check_names, identify, read_measurable
+from quantprobe.sweep.measuring import Measuring
+from quantprobe.sweep.recorded import record_settings
 
 
 @dataclass(frozen=True)
@@ -60,7 +46,7 @@ def compare_quants(
     base_model: Path | None = None,
     allow: Sequence[str] = (),
     llama_compat: bool = False,
-    margin: float = 0.01,
+    margin: float = EQUIVALENCE_MARGIN,
 ) -> Outcome:
     """Decode every quant over the probes of a capture and compare, row by row.
 
@@ -79,10 +65,11 @@ def compare_quants(
     )
     changed = [str(each) for each in differences if each.moves_logits]
     for change in changed:
-        progress.note(f"compared under other settings than the capture: {change}")
+        progress.note(f"compared under settings that differ from the capture's: {change}")
     infos = [identify(info, progress) for info in read_quants(quants, capture.meta.base)]
-    comparing = _Comparing(capture, settings, RunFolder(run), progress, base_model, llama_compat, margin)
+    comparing = Measuring(capture, settings, RunFolder(run), progress, base_model, llama_compat, margin)
     write_questions(capture, RunFolder(run))
+    comparing.plan(infos)
     measured = correct_tasks([comparing.compare(info) for info in infos])
     results = Results(
         base=capture.meta.base,
@@ -156,9 +143,7 @@ def captured_settings(capture_path: Path, changes: Mapping[str, Any]) -> Setting
     The window length is the capture's own. Threads are this machine's, as the captured number need not fit it.
     """
     captured: Mapping[str, Any] = Capture.open(capture_path).meta.settings
-    known = {field.name: captured[field.name] for field in fields(Settings) if field.name in captured}
-    known.update(tensor_split=tuple(known.get("tensor_split", ())), n_threads=None)
-    return Settings(**{**known, **changes})
+    return Settings.of({**captured, "n_threads": None, **changes})
 
 
 def read_quants(quants: Sequence[Path], base: ModelIdentity | ModelInfo) -> list[ModelInfo]:
@@ -182,129 +167,3 @@ def require_same_tokenizer(base: ModelIdentity | ModelInfo, info: ModelInfo) -> 
             f"{info.path.name} and the base {base.name} have different tokenizers (same size, other content), "
             "so their rows cannot be compared; convert both with the same tokenizer"
         )
-
-
-class _Comparing:
-    """Quants against one capture."""
-
-    def __init__(
-        self,
-        capture: Capture,
-        settings: Settings,
-        run: RunFolder,
-        progress: Progress,
-        base_model: Path | None,
-        llama_compat: bool,
-        margin: float,
-    ) -> None:
-        self.capture = capture
-        self.settings = settings.with_threads()
-        self.run = run
-        self.progress = progress
-        self.base_model = base_model
-        self.llama_compat = llama_compat
-        self.margin = margin
-        # rows of our own captures were made with our own batches; only llama.cpp's file fits llama.cpp's
-        self.llama_geometry = llama_compat and capture.meta.kind == "llama_kld"
-        self.probes: list[Probe] = [
-            capture.text_probe(entry.name) if entry.kind == "text" else capture.task_probe(entry.name)
-            for entry in capture.meta.probes
-        ]
-        self.llama: dict[tuple[str, str], LlamaStatistics] = {}
-        self._base_rows: BaseRows | None = None
-
-    def base_rows(self, info: ModelInfo) -> BaseRows:
-        """Opened at the first quant that needs it: a finished run needs no output matrix."""
-        if self._base_rows is None:
-            device = head_device(self.settings.n_gpu_layers, info.n_layer)
-            self._base_rows = open_base_rows(self.capture, device, self.settings.n_threads or 1, self.base_model)
-        return self._base_rows
-
-    def compare(self, info: ModelInfo) -> Quant:
-        """Measure one quant on every probe; what an earlier run measured is read."""
-        texts: dict[str, TextSummary] = {}
-        tasks: dict[str, TaskSummary] = {}
-        answers: dict[str, tuple[Answers, Answers]] = {}
-        model: Model | None = None
-        try:
-            for probe in self.probes:
-                measured = self._empty(probe)
-                path, key = self._rows_path(info, probe), self._rows_key(info, probe)
-                if not measured.load(path, key):
-                    model = model or load_model(info, self.settings, self.progress)
-                    self._run(model, probe, measured)
-                    measured.save(path, key)
-                if isinstance(measured, MeasuredTask):
-                    answers[probe.name] = measured.answers()
-                    tasks[probe.name] = self._summarise_task(info, measured, *answers[probe.name])
-                    continue
-                texts[probe.name] = measured.summary()
-                if self.llama_compat:
-                    self.llama[info.name, probe.name] = summarise_llama(measured.rows)
-        finally:
-            if model is not None:
-                model.close()
-        return Quant(
-            **vars(info.identity()), imatrix=info.imatrix, texts=texts, tasks=tasks, pooled=self._pool(answers)
-        )
-
-    def _empty(self, probe: Probe) -> MeasuredText | MeasuredTask:
-        return MeasuredText(probe, self.llama_compat) if isinstance(probe, TextProbe) else MeasuredTask(probe)
-
-    def _pool(self, answers: Mapping[str, tuple[Answers, Answers]]) -> TaskSummary | None:
-        """All questions of all tasks as one table; None where there are not several tasks."""
-        if len(answers) < 2:
-            return None
-        base = pool_answers({name: pair[0] for name, pair in answers.items()})
-        quant = pool_answers({name: pair[1] for name, pair in answers.items()})
-        # the tasks have their groups already
-        return replace(summarise_task(base, quant, self.margin, rule="each task's own"), by_group={})
-
-    def _summarise_task(self, info: ModelInfo, measured: MeasuredTask, base: Answers, quant: Answers) -> TaskSummary:
-        probe = measured.probe
-        write_items(self.run.items(info.name, probe.name), base, quant)
-        norm = None if probe.rule.startswith(("letter", "llama_winogrande")) else measured.answers("chars")
-        return summarise_task(
-            base,
-            quant,
-            self.margin,
-            rule=probe.rule,
-            template=probe.template,
-            n_left_out=probe.n_left_out,
-            norm=norm,
-        )
-
-    def _rows_path(self, info: ModelInfo, probe: Probe) -> Path:
-        kind = self.run.rows if isinstance(probe, TextProbe) else self.run.task_rows
-        return kind(info.name, probe.name)
-
-    def _rows_key(self, info: ModelInfo, probe: Probe) -> str:
-        """Digest of everything that the rows depend on."""
-        recorded = record_settings(self.settings)
-        entry = self.capture.entry(probe.name)
-        return digest(
-            {
-                "metrics_version": METRICS_VERSION,
-                "base": self.capture.meta.base.sha256,  # two bases may differ in the output matrix alone
-                "base_rows": entry.rows.sha256,
-                "kind": self.capture.meta.kind,
-                "probe": entry.probe.sha256,
-                "quant": info.sha256,
-                "settings": {key: value for key, value in recorded.items() if moves_logits(key)},
-                "llama_compat": self.llama_compat,
-                "llama_batch": self.settings.n_batch if self.llama_geometry else None,
-            }
-        )
-
-    def _run(self, model: Model, probe: Probe, measured: MeasuredText | MeasuredTask) -> None:
-        base_rows = self.base_rows(model.info)
-        stored = self.capture.rows(probe.name)
-        row_dtype = self.capture.entry(probe.name).row_dtype
-        self.progress.start(f"compare {model.info.name} on {probe.name}", n_probe_tokens(model, probe), "tok")
-        try:
-            with closing(probe_blocks(model, probe, llama_geometry=self.llama_geometry)) as blocks:
-                for block in blocks:
-                    measured.add(block, base_rows, stored[block.row_ids], row_dtype)
-                    self.progress.advance(block.n_tokens)
-        finally:
-            self.progress.finish()

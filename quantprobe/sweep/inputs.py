@@ -18,10 +18,35 @@ from quantprobe.settings import Settings
 class Progress(Protocol):
     """Where a long job tells how far it is; one label at a time."""
 
+    def plan(self, n_jobs: int, n_tokens: int) -> None:
+        """What the whole run has still to decode: models times probes, and their tokens."""
+
     def start(self, label: str, total: int | None, unit: str) -> None: ...
     def advance(self, n: int = 1) -> None: ...
     def finish(self) -> None: ...
     def note(self, message: str) -> None: ...
+
+
+class _Silent:
+    """Tells nobody."""
+
+    def plan(self, n_jobs: int, n_tokens: int) -> None:
+        """Nothing."""
+
+    def start(self, label: str, total: int | None, unit: str) -> None:
+        """Nothing."""
+
+    def advance(self, n: int = 1) -> None:
+        """Nothing."""
+
+    def finish(self) -> None:
+        """Nothing."""
+
+    def note(self, message: str) -> None:
+        """Nothing."""
+
+
+SILENT: Progress = _Silent()
 
 
 @dataclass(frozen=True)

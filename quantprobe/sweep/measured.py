@@ -17,6 +17,7 @@ from quantprobe.metrics.direction import measure_direction
 from quantprobe.metrics.rows import ROW_DTYPE, row_metrics
 from quantprobe.metrics.scores import logprob_pairs, pair_layout, score_choices
 from quantprobe.probes.items import TaskProbe
+from quantprobe.probes.rules import RULES
 from quantprobe.probes.text import TextProbe
 from quantprobe.run.json_text import plain
 from quantprobe.run.rows import read_arrays, write_arrays
@@ -67,7 +68,9 @@ class MeasuredTask:
         """`[n_pairs]` float64: log-probability of each scored token under the base, nats."""
         self.quant = self.base.copy()
         self.kld = np.full(probe.n_rows, np.nan)
-        """`[n_rows]` float64: KLD of each row in nats, NaN where a row is not finite."""
+        """`[n_rows]` float64: KLD of each row in nats, NaN where a row is not finite or not decoded."""
+        self.decoded = np.zeros(len(probe.items), np.bool_)
+        """`[n_items]`: the items whose rows are all there."""
 
     def add(self, block: Block, base_rows: BaseRows, stored: NDArray[Any], row_dtype: str) -> None:
         """Take the rows of one block and the base's stored ones."""
@@ -90,16 +93,22 @@ class MeasuredTask:
         pairs = np.flatnonzero(place[self.layout.rows] >= 0)
         return pairs, place[self.layout.rows[pairs]], self.layout.tokens[pairs]
 
-    def load(self, path: Path, key: str) -> bool:
-        """Take the values from an earlier run; False if there are none under this key."""
-        arrays = read_arrays(path, key, ("base", "quant", "kld"))
+    def missing(self) -> Int64Array:
+        """The items that are not decoded yet."""
+        return np.flatnonzero(~self.decoded)
+
+    def load(self, path: Path, key: str) -> None:
+        """Take the values from an earlier run, as far as it came; nothing if there are none under this key."""
+        arrays = read_arrays(path, key, ("base", "quant", "kld"), ("decoded",))
         if arrays is None or len(arrays["kld"]) != len(self.kld) or len(arrays["base"]) != len(self.base):
-            return False
+            return
         self.base, self.quant, self.kld = arrays["base"], arrays["quant"], arrays["kld"]
-        return True
+        self.decoded = arrays.get("decoded", np.ones(len(self.decoded), np.bool_))
 
     def save(self, path: Path, key: str) -> None:
-        write_arrays(path, key, {"base": self.base, "quant": self.quant, "kld": self.kld})
+        """Keep the values; without `decoded` where every item is there."""
+        partial = {} if self.decoded.all() else {"decoded": self.decoded}
+        write_arrays(path, key, {"base": self.base, "quant": self.quant, "kld": self.kld, **partial})
 
     def answers(self, rule: str | None = None) -> tuple[Answers, Answers]:
         """Answers of base and quant under a rule; None: the task's own."""
@@ -108,8 +117,8 @@ class MeasuredTask:
 
     def _answers(self, logprobs: FloatArray, rule: str, kld: FloatArray | None) -> Answers:
         scores = score_choices(logprobs, self.layout, rule)
-        if rule.startswith("llama_winogrande"):
-            # llama.cpp gives a tie to the second choice, answers_from_logprobs to the first: one step decides it
+        if RULES[rule].ties_to_last:
+            # answers_from_logprobs gives a tie to the first choice: one step decides it
             tied = scores[:, 0] == scores[:, 1]
             scores[tied, 0] = np.nextafter(scores[tied, 0], -np.inf)
         items = self.probe.items

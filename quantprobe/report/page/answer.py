@@ -197,9 +197,7 @@ def _with(where: Standing, net: Estimate, volume: Estimate | None, verdict: str 
         mde = summary.mde
         if summary.n_to_settle is not None and summary.n_items is not None:
             more = max(summary.n_to_settle - summary.n_items, 0) or None
-    return Standing(
-        where.name, where.label, where.size_bytes, net, volume, verdict, more=more, mde=mde, kld=where.kld
-    )
+    return Standing(where.name, where.label, where.size_bytes, net, volume, verdict, more=more, mde=mde, kld=where.kld)
 
 
 def _by_task(where: Standing, quant: Quant, tasks: Sequence[str]) -> Standing:

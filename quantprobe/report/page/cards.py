@@ -70,9 +70,7 @@ def _first_block(cohort: Cohort, answer: Answer) -> CardBlock:
     return CardBlock("take", "Not decided yet" if answer.undecided else "None of these", [], note=answer.why)
 
 
-def _block(
-    cohort: Cohort, kind: str, title: str, standings: Sequence[Standing], verdict: str, note: str
-) -> CardBlock:
+def _block(cohort: Cohort, kind: str, title: str, standings: Sequence[Standing], verdict: str, note: str) -> CardBlock:
     rest = len(standings) - N_SHOWN
     shown = standings[: N_SHOWN if rest > 0 else len(standings)]
     return CardBlock(
@@ -107,7 +105,9 @@ def _distance_blocks(cohort: Cohort, answer: Answer) -> list[CardBlock]:
     worse = "Another file is no larger and clearly nearer." if beaten else "No quant has a smaller and nearer rival."
     return [
         CardBlock("take", "Distance only", [], note=answer.why),
-        CardBlock("maybe", "Nearest for their size", near, note="No smaller file is nearer; each step doubles the KLD."),
+        CardBlock(
+            "maybe", "Nearest for their size", near, note="No smaller file is nearer; each step doubles the KLD."
+        ),
         CardBlock("not", "Not these", beaten, note=worse + (f" {rest} more are like that." if rest > 0 else "")),
     ]
 

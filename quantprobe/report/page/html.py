@@ -140,7 +140,9 @@ def _subtitle(cohort: Cohort, findings: Findings | None) -> str:
         parts.append(f"{n_questions(cohort):,} questions in {n} task{'s' * (n != 1)}")
     if cohort.texts:
         n = len(cohort.texts)
-        rows = sum(max((q.texts[t].n_rows or 0 for q in cohort.quants if t in q.texts), default=0) for t in cohort.texts)
+        rows = sum(
+            max((q.texts[t].n_rows or 0 for q in cohort.quants if t in q.texts), default=0) for t in cohort.texts
+        )
         parts.append(f"{rows:,} tokens in {n} text{'s' * (n != 1)}" if rows else f"{n} text{'s' * (n != 1)}")
     if cohort.tasks:
         margin = 100 * margin_of(cohort, findings)

@@ -101,7 +101,9 @@ def subject_table(cohort: Cohort, task: str) -> DataTable | None:
         for subject in subjects
     )
     columns = (("Subject", ""), ("Questions", ""), *((label, "points") for label, _ in measured))
-    caption = f"{printable(task)} by subject: net change ± one standard error. * clear of zero, corrected over the table"
+    caption = (
+        f"{printable(task)} by subject: net change ± one standard error. * clear of zero, corrected over the table"
+    )
     return DataTable(f"subjects-{safe_name(task)}", caption, columns, rows)
 
 

@@ -1,0 +1,222 @@
+"""Measures one quant after the other against a capture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from quantprobe.arrays import Int64Array
+from quantprobe.capture.probe_files import Probe
+from quantprobe.capture.store import Capture
+from quantprobe.engine.base_rows import BaseRows, open_base_rows
+from quantprobe.engine.devices import head_device
+from quantprobe.engine.model import Model
+from quantprobe.engine.plan_choices import n_naive_tokens
+from quantprobe.engine.runner import n_probe_tokens, probe_blocks
+from quantprobe.gguf.model import ModelInfo
+from quantprobe.metrics.answers import Answers, pool_answers
+from quantprobe.probes.items import TaskProbe
+from quantprobe.probes.rules import RULES
+from quantprobe.probes.text import TextProbe
+from quantprobe.run.folder import RunFolder
+from quantprobe.run.items import write_items
+from quantprobe.run.results import Quant
+from quantprobe.run.rows import read_arrays
+from quantprobe.settings import Settings, moves_logits
+from quantprobe.stats.llama_summary import LlamaStatistics, summarise_llama
+from quantprobe.stats.summary import TextSummary
+from quantprobe.stats.summary_tasks import TaskSummary, summarise_task
+from quantprobe.sweep.inputs import Progress, load_model
+from quantprobe.sweep.measured import MeasuredTask, MeasuredText
+from quantprobe.sweep.recorded import digest, record_settings
+
+METRICS_VERSION = 1
+"""Raised when a row metric changes its meaning: rows measured before are then measured again."""
+
+
+class LazyModel:
+    """A model that is loaded when it is first needed: a finished run loads none."""
+
+    def __init__(self, info: ModelInfo, settings: Settings, progress: Progress) -> None:
+        self.info = info
+        self._settings = settings
+        self._progress = progress
+        self._model: Model | None = None
+
+    def get(self) -> Model:
+        if self._model is None:
+            self._model = load_model(self.info, self._settings, self._progress)
+        return self._model
+
+    def __enter__(self) -> LazyModel:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._model is not None:
+            self._model.close()
+
+
+class Measuring:
+    """Quants against one capture; what an earlier run measured is read from the run's folder."""
+
+    def __init__(
+        self,
+        capture: Capture,
+        settings: Settings,
+        run: RunFolder,
+        progress: Progress,
+        base_model: Path | None,
+        llama_compat: bool,
+        margin: float,
+    ) -> None:
+        self.capture = capture
+        self.settings = settings.with_threads()
+        self.run = run
+        self.progress = progress
+        self.base_model = base_model
+        self.llama_compat = llama_compat
+        self.margin = margin
+        # rows of our own captures were made with our own batches; only llama.cpp's file fits llama.cpp's
+        self.llama_geometry = llama_compat and capture.meta.kind == "llama_kld"
+        self.probes: list[Probe] = [
+            capture.text_probe(entry.name) if entry.kind == "text" else capture.task_probe(entry.name)
+            for entry in capture.meta.probes
+        ]
+        self.llama: dict[tuple[str, str], LlamaStatistics] = {}
+        self._base_rows: BaseRows | None = None
+
+    def base_rows(self, info: ModelInfo) -> BaseRows:
+        """Opened at the first quant that needs it: a finished run needs no output matrix."""
+        if self._base_rows is None:
+            device = head_device(self.settings.n_gpu_layers, info.n_layer)
+            self._base_rows = open_base_rows(self.capture, device, self.settings.n_threads or 1, self.base_model)
+        return self._base_rows
+
+    def plan(self, infos: Sequence[ModelInfo]) -> None:
+        """Tell what is to be decoded, and what an earlier run has measured already."""
+        every = [(info, probe) for info in infos for probe in self.probes]
+        left = [probe for info, probe in every if not self._is_measured(info, probe)]
+        if left:
+            self.progress.plan(len(left), sum(self._n_tokens(probe) for probe in left))
+        if len(left) < len(every):
+            n_done = len(every) - len(left)
+            self.progress.note(f"{n_done} of {len(every)} measurements are already in {self.run.path}; using them")
+
+    def _is_measured(self, info: ModelInfo, probe: Probe) -> bool:
+        path = self._rows_path(info, probe)
+        found = read_arrays(path, self._rows_key(info, probe), (), ("decoded",))
+        return found is not None and all(decoded.all() for decoded in found.values())
+
+    def _n_tokens(self, probe: Probe) -> int:
+        """Tokens that a model decodes for a probe; at most so many where an imported capture does not tell."""
+        n_tokens = self.capture.entry(probe.name).n_tokens
+        return n_tokens or (int(probe.tokens.size) if isinstance(probe, TextProbe) else n_naive_tokens(probe))
+
+    def _rows_path(self, info: ModelInfo, probe: Probe) -> Path:
+        kind = self.run.rows if isinstance(probe, TextProbe) else self.run.task_rows
+        return kind(info.name, probe.name)
+
+    def compare(self, info: ModelInfo) -> Quant:
+        """Measure one quant on every probe."""
+        texts: dict[str, TextSummary] = {}
+        tasks: dict[str, TaskSummary] = {}
+        answers: dict[str, tuple[Answers, Answers]] = {}
+        with LazyModel(info, self.settings, self.progress) as model:
+            for probe in self.probes:
+                if isinstance(probe, TextProbe):
+                    text = self.text(model, probe)
+                    texts[probe.name] = text.summary()
+                    if self.llama_compat:
+                        self.llama[info.name, probe.name] = summarise_llama(text.rows)
+                    continue
+                task = self.task(model, probe)
+                answers[probe.name] = task.answers()
+                tasks[probe.name] = self._summarise_task(info, task, *answers[probe.name])
+        return Quant(
+            **vars(info.identity()), imatrix=info.imatrix, texts=texts, tasks=tasks, pooled=self._pool(answers)
+        )
+
+    def text(self, model: LazyModel, probe: TextProbe) -> MeasuredText:
+        """The rows of a quant on one text."""
+        measured = MeasuredText(probe, self.llama_compat)
+        path, key = self._rows_path(model.info, probe), self._rows_key(model.info, probe)
+        if not measured.load(path, key):
+            self._decode(model, probe, measured, None)
+            measured.save(path, key)
+        return measured
+
+    def task(self, model: LazyModel, probe: TaskProbe, wanted: Int64Array | None = None) -> MeasuredTask:
+        """The answers of a quant to one task: to the items `wanted` (None: all) and those that are there already."""
+        measured = MeasuredTask(probe)
+        path, key = self._rows_path(model.info, probe), self._rows_key(model.info, probe)
+        measured.load(path, key)
+        missing = measured.missing() if wanted is None else np.intersect1d(measured.missing(), wanted)
+        if len(missing):
+            part, rows = probe.subset(missing)
+            self._decode(model, part, measured, rows)
+            measured.decoded[missing] = True
+            measured.save(path, key)
+        return measured
+
+    def _pool(self, answers: Mapping[str, tuple[Answers, Answers]]) -> TaskSummary | None:
+        """All questions of all tasks as one table; None where there are not several tasks."""
+        if len(answers) < 2:
+            return None
+        base = pool_answers({name: pair[0] for name, pair in answers.items()})
+        quant = pool_answers({name: pair[1] for name, pair in answers.items()})
+        # the tasks have their groups already
+        return replace(summarise_task(base, quant, self.margin, rule="each task's own"), by_group={})
+
+    def _summarise_task(self, info: ModelInfo, measured: MeasuredTask, base: Answers, quant: Answers) -> TaskSummary:
+        probe = measured.probe
+        write_items(self.run.items(info.name, probe.name), base, quant)
+        norm = RULES[probe.rule].norm
+        return summarise_task(
+            base,
+            quant,
+            self.margin,
+            rule=probe.rule,
+            template=probe.template,
+            n_left_out=probe.n_left_out,
+            norm=None if norm is None else measured.answers(norm),
+        )
+
+    def _rows_key(self, info: ModelInfo, probe: Probe) -> str:
+        """Digest of everything that the rows depend on."""
+        recorded = record_settings(self.settings)
+        entry = self.capture.entry(probe.name)
+        return digest(
+            {
+                "metrics_version": METRICS_VERSION,
+                "base": self.capture.meta.base.sha256,  # two bases may differ in the output matrix alone
+                "base_rows": entry.rows.sha256,
+                "kind": self.capture.meta.kind,
+                "probe": entry.probe.sha256,
+                "quant": info.sha256,
+                "settings": {key: value for key, value in recorded.items() if moves_logits(key)},
+                "llama_compat": self.llama_compat,
+                "llama_batch": self.settings.n_batch if self.llama_geometry else None,
+            }
+        )
+
+    def _decode(
+        self, model: LazyModel, probe: Probe, measured: MeasuredText | MeasuredTask, rows: Int64Array | None
+    ) -> None:
+        """Decode a probe and compare its rows; `rows` are their numbers in the captured probe (None: the same)."""
+        loaded = model.get()
+        base_rows = self.base_rows(model.info)
+        stored = self.capture.rows(probe.name)
+        row_dtype = self.capture.entry(probe.name).row_dtype
+        self.progress.start(f"compare {model.info.name} on {probe.name}", n_probe_tokens(loaded, probe), "tok")
+        try:
+            with closing(probe_blocks(loaded, probe, llama_geometry=self.llama_geometry)) as blocks:
+                for block in blocks:
+                    captured = block if rows is None else replace(block, row_ids=rows[block.row_ids])
+                    measured.add(captured, base_rows, stored[captured.row_ids], row_dtype)
+                    self.progress.advance(block.n_tokens)
+        finally:
+            self.progress.finish()
