@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -32,6 +33,8 @@ from quantprobe.report.plots.style import (
     verdict_handles,
 )
 from quantprobe.stats.estimates import Estimate
+
+Corner = Literal["lower left", "lower right"]
 
 
 def change_picture(standings: Sequence[Standing], margin: float, take: str | None, about: str) -> Picture:
@@ -92,7 +95,7 @@ def direction_picture(standings: Sequence[Standing], take: str | None, about: st
         axes.set_title(about)
         impossible = Patch(facecolor=LINE, alpha=0.45, label="cannot be: net is at most the volume")
         axes.legend(handles=[*verdict_handles([s.verdict for s in known]), impossible], loc="lower left")
-        place_labels(axes, x, y, [s.label for s in known], [Bbox([[0, 0], [reach, 0]])], leaders=False)
+        place_labels(axes, x, y, [s.label for s in known], [Bbox([[0.0, 0.0], [reach, 0.0]])], leaders=False)
     alt = f"Share of changed answers against net change of accuracy, {len(known)} quants."
     return Picture("direction", alt, figure)
 
@@ -132,7 +135,7 @@ def tasks_picture(
 
 
 def _draw_changes(
-    axes: Axes, x: FloatArray, known: Sequence[Standing], margin: float, take: str | None, corner: str
+    axes: Axes, x: FloatArray, known: Sequence[Standing], margin: float, take: str | None, corner: Corner
 ) -> None:
     values, low, high = (100 * column for column in unpack([s.change for s in known]))
     verdicts, labels = [s.verdict for s in known], [s.label for s in known]
@@ -150,7 +153,7 @@ def _draw_changes(
         handles.insert(0, Line2D([], [], label=f"take this one: {take}", **ring))  # type: ignore[arg-type]
     axes.legend(handles=handles, loc=corner)
     left, right = axes.get_xlim()
-    place_labels(axes, x, values, labels, [*bars, Bbox([[left, 0], [right, 0]])])
+    place_labels(axes, x, values, labels, [*bars, Bbox([[left, 0.0], [right, 0.0]])])
 
 
 def _ring(axes: Axes, x: FloatArray, y: FloatArray, labels: Sequence[str], take: str | None) -> None:

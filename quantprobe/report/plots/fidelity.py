@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
+from numpy.typing import ArrayLike
 
 from quantprobe.arrays import BoolArray, FloatArray
 from quantprobe.errors import InputError
@@ -63,7 +64,7 @@ def size_picture(cohort: Cohort, text: str) -> Picture:
         axes.set_title(_subtitle(cohort, text, int((~shown).sum())))
         axes.margins(x=0.1, y=0.1)
         if unit.startswith("GB"):
-            gib = axes.secondary_xaxis("top", functions=(lambda gb: gb * (1e9 / 2**30), lambda gib: gib * (2**30 / 1e9)))
+            gib = axes.secondary_xaxis("top", functions=(_gib_of_gb, _gb_of_gib))
             gib.set_xlabel("GiB (2^30 bytes)", fontsize=8, color=SOFT)
             gib.tick_params(axis="x", labelsize=8)
         _draw_legend(axes, best)
@@ -122,3 +123,11 @@ def _draw_legend(axes: Axes, best: BoolArray) -> None:
         other = {"marker": "o", "color": SOFT, "markerfacecolor": "white", "markeredgewidth": 1.6, "linestyle": ""}
         handles.append(Line2D([], [], label="another file is as small and nearer", **other))  # type: ignore[arg-type]
     axes.legend(handles=handles, loc="upper right")
+
+
+def _gib_of_gb(size: ArrayLike) -> FloatArray:
+    return np.asarray(size, dtype=np.float64) * (1e9 / 2**30)
+
+
+def _gb_of_gib(size: ArrayLike) -> FloatArray:
+    return np.asarray(size, dtype=np.float64) * (2**30 / 1e9)

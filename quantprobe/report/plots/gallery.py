@@ -56,7 +56,7 @@ def _law(cohort: Cohort, findings: Findings | None) -> Iterator[Picture]:
         yield law_picture(stood, margin_of(cohort, findings), _take(cohort, findings), about)
 
 
-PICTURES: "tuple[Callable[[Cohort, Findings | None], Iterator[Picture]], ...]" = (
+PICTURES: tuple[Callable[[Cohort, Findings | None], Iterator[Picture]], ...] = (
     _change,
     _sizes,
     _tasks,
@@ -74,4 +74,5 @@ def _about(cohort: Cohort, bars: bool = False) -> str:
     nets = [t.net for q in cohort.quants for t in q.tasks.values() if t.net is not None]
     level = f"; bars: {nets[0].level:.0%} intervals" if nets and bars else ""
     tasks = printable(cohort.tasks[0]) if len(cohort.tasks) == 1 else f"{len(cohort.tasks)} tasks"
-    return f"{len(cohort.quants)} quants of {printable(cohort.base.name)}; {n_questions(cohort):,} questions of {tasks}{level}"
+    base = printable(cohort.base.name)
+    return f"{len(cohort.quants)} quants of {base}; {n_questions(cohort):,} questions of {tasks}{level}"

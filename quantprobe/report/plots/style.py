@@ -160,7 +160,7 @@ def verdict_handles(verdicts: Sequence[str | None]) -> list[Line2D]:
 
 def draw_bars(axes: Axes, x: FloatArray, low: FloatArray, high: FloatArray, colors: Sequence[str]) -> list[Bbox]:
     """Intervals as vertical lines, and where they are, for `place_labels` to go around."""
-    known = np.flatnonzero(np.isfinite(low) & np.isfinite(high))
+    known = np.flatnonzero(np.isfinite(low) & np.isfinite(high)).tolist()
     inks = [colors[place] for place in known]
     axes.vlines(x[known], low[known], high[known], colors=inks, linewidth=1.1, alpha=0.6, zorder=2)
     return [Bbox([[x[place], low[place]], [x[place], high[place]]]) for place in known]
