@@ -89,13 +89,13 @@ def write_independently(folder: Path) -> dict[str, int]:
 
 
 def write_answers(path: Path, base: list[bool], told: list[str]) -> None:
-    columns = (
-        "id,group,gold,base_pred,quant_pred,base_correct,quant_correct,base_margin,quant_margin,base_gold_prob,"
-        "quant_gold_prob,kld,n_rows,base_logprobs,quant_logprobs"
-    ).split(",")
+    columns = [
+        *("comment", "id", "group", "gold", "base_pred", "quant_pred", "base_correct", "quant_correct", "base_margin"),
+        *("quant_margin", "base_gold_prob", "quant_gold_prob", "kld", "n_rows", "base_logprobs", "quant_logprobs"),
+    ]
     path.parent.mkdir(parents=True)
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["comment", *columns], restval="")
+        writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         for i, (ok, cell) in enumerate(zip(base, told, strict=True)):
             writer.writerow({"comment": "x", "id": f"q{i}", "base_correct": int(ok), "quant_correct": cell})
