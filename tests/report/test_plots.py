@@ -14,11 +14,11 @@ from made_results import document, estimate
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
+from quantprobe.report.results_view import parse_results, short_names
 
 from quantprobe.errors import InputError
 from quantprobe.report.plots import fidelity as plots
 from quantprobe.report.plots.fidelity import Point, pareto, plot_kld_vs_size, plot_points
-from quantprobe.report.results_view import parse_results, short_names
 
 sizes = st.floats(0.1, 100)
 points = st.lists(st.builds(Point, st.just("q"), sizes, sizes, st.none(), st.none()), min_size=1, max_size=30)

@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from fake_run import FakeQuant, FakeRun, ladder, write_fake_run
+from quantprobe.report.questions import read_questions
 
 from quantprobe.errors import InputError
 from quantprobe.probes.items import Question
@@ -21,7 +22,6 @@ from quantprobe.report.page.tables import biggest_flips, main_table, subject_tab
 from quantprobe.report.plots.gallery import net_picture
 from quantprobe.report.plots.study import plot_kld_tail
 from quantprobe.report.plots.style import inline_svg, render_svg
-from quantprobe.report.questions import read_questions
 from quantprobe.report.report import read_answers, write_report
 from quantprobe.run.cohort import read_cohort
 from quantprobe.study.findings import study_cohort

@@ -1,4 +1,4 @@
-"""quantprobe direction: compare answers that another program produced."""
+"""quantprobe direction: answers produced by another program."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from quantprobe.cli.shared.output import details_option, open_output
 from quantprobe.cli.shared.run_files import finish_run
 
 
-@click.command(short_help="Compare answers that another program produced.")
+@click.command(short_help="Compare answers produced by another program.")
 @click.argument("base", type=PathType(), metavar="BASE_ANSWERS")
 @click.argument("quants", nargs=-1, required=True, metavar="[QUANT=]QUANT_ANSWERS...")
 @click.option("--task", metavar="NAME", help="Name of the task.  [default: that of the base's file]")
-@click.option("--metric", help="Metric or scorer that says what is right.  [default: acc, else exact_match]")
-@click.option("--filter", "filter_name", help="lm-evaluation-harness filter, where a file holds several.")
+@click.option("--metric", help="Metric or scorer that decides what is right.  [default: acc, else exact_match]")
+@click.option("--filter", "filter_name", help="lm-evaluation-harness filter, if a file holds several.")
 @run_margin_option
 @like_option
 @click.option(
@@ -27,7 +27,7 @@ from quantprobe.cli.shared.run_files import finish_run
     "run",
     type=PathType(),
     metavar="RUN",
-    help="New run folder for the results and items, for quantprobe flips, study and report.",
+    help="New run folder to write, for quantprobe flips, study and report.",
 )
 @details_option
 @json_option
@@ -43,10 +43,11 @@ def direction(
     details: bool,
     json_path: str | None,
 ) -> None:
-    """Compare the answers of quants with their base's, item by item, whatever benchmark they are from.
+    """Compare the answers of quants with those of their base, item by item, from any benchmark.
 
-    Reads lm-evaluation-harness samples_*.jsonl (--log_samples), inspect_ai logs (.eval, .json), and JSONL or CSV with
-    item_id, correct and optionally prediction and group. Items are matched by id.
+    Reads samples_*.jsonl of lm-evaluation-harness (--log_samples), logs of inspect_ai (.eval, .json), and JSONL or CSV
+    files with item_id, correct and, optionally, prediction and group. Items are matched by id. Give a file as
+    QUANT=FILE to name its quant; otherwise the file's name is used.
 
     \b
     Examples:

@@ -12,12 +12,16 @@ from quantprobe.cli.shared.options import PathType, run_margin_option
 from quantprobe.errors import InputError
 
 
-@click.command("import", short_help="Make a run of llama-perplexity logs or a published CSV.")
+@click.command("import", short_help="Turn llama-perplexity logs or a published CSV into a run.")
 @click.argument("files", nargs=-1, required=True, metavar="[QUANT=]FILE...")
-@click.option("-o", "--out", "run", type=PathType(), required=True, metavar="RUN", help="New run folder.")
-@click.option("--text", metavar="NAME", help="The text that --kl-divergence logs, or the CSV, were measured on.")
-@click.option("--task", metavar="NAME", help="The task that logs of --hellaswag and its like are of.")
-@click.option("--base-log", type=PathType(), metavar="FILE", help="The base's own log of the task: gives drops.")
+@click.option("-o", "--out", "run", type=PathType(), required=True, metavar="RUN", help="New run folder to write.")
+@click.option(
+    "--text", metavar="NAME", help="Name of the text that the --kl-divergence logs or the CSV were measured on."
+)
+@click.option("--task", metavar="NAME", help="Name of the task of --hellaswag logs and the like.")
+@click.option(
+    "--base-log", type=PathType(), metavar="FILE", help="The base's own log of the task, from which drops are counted."
+)
 @click.option("--base-name", default="unknown base", show_default=True, help="Name of the base, without --like.")
 @like_option
 @run_margin_option
@@ -31,9 +35,10 @@ def import_results(
     like: Path | None,
     margin: float | None,
 ) -> None:
-    """Make a run of what llama-perplexity printed, or of a published CSV, so that study, report and diff can read it.
+    """Turn what llama-perplexity printed, or a published CSV, into a run that study, report and diff can read.
 
-    A log is named QUANT=FILE, by its file name otherwise. A CSV (model_name, Mean KLD_mean, ...) names its own.
+    Give each log as QUANT=FILE; without QUANT the file's name is used. A CSV (model_name, Mean KLD_mean, ...) names its
+    own quants.
 
     \b
     Examples:
@@ -49,7 +54,7 @@ def import_results(
     tables = [file.path for file in named if file.path.suffix.lower() == ".csv"]
     if not tables:
         found = read_logs(named, base_name, text, task, base_log)
-    elif len(tables) == len(named):
+    elif len(tables) == len(named) and base_log is None:
         found = read_tables(tables, base_name, text)
     else:
         raise InputError("a CSV is imported by itself, with --text naming what it was measured on")
@@ -60,4 +65,4 @@ def import_results(
     together = f"quantprobe study {like} {run}" if like else f"quantprobe report {run}"
     click.echo(f"Imported {len(found.quants)} quants into {run}; next: {together}")
     if like is None:
-        click.echo("Without --like the base and the settings are unknown: the run can be studied by itself only.")
+        click.echo("Without --like, base and settings are unknown, so this run can only be studied by itself.")
