@@ -195,7 +195,7 @@ def test_answers_that_an_import_does_not_have_are_told(tmp_path: Path) -> None:
     log = tmp_path / "Q4_K_M.log"
     log.write_text("1\t100.00000000\n2\t50.00000000\n3\t66.66666667\n", encoding="utf-8")
     succeed("import", "-o", tmp_path / "run", "--task", "hella", log)
-    assert "kept no answers of Q4_K_M to hella" in fail("flips", tmp_path / "run", "Q4_K_M")
+    assert "hella.csv does not exist" in fail("flips", tmp_path / "run", "Q4_K_M")
 
 
 def test_an_import_replaces_no_run(tmp_path: Path) -> None:

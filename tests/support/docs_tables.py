@@ -15,7 +15,7 @@ from typing import Any
 
 from quantprobe.capture.meta import CaptureMeta, FileEntry, HeadReference, ProbeEntry
 from quantprobe.gguf.model import ImatrixInfo, ModelIdentity
-from quantprobe.metrics.quantities import TASK_QUANTITIES, TEXT_QUANTITIES
+from quantprobe.metrics.quantities import ROW_QUANTITIES, TASK_QUANTITIES, TEXT_QUANTITIES
 from quantprobe.metrics.rows import ROW_DTYPE
 from quantprobe.run.items import COLUMN_MEANINGS
 from quantprobe.run.results import (
@@ -101,13 +101,6 @@ MEANINGS: Mapping[str, str] = {
     "TaskSummary.template": "as in `tasks`",
     "TaskSummary.verdict": "`worse`, `better`, `equivalent` or `not separable`",
     "TaskSummary.sentence": "the verdict in words",
-    "TaskSummary.acc_norm_base": "acc_norm of the base",
-    "TaskSummary.direction_index_low": "lower end of the interval of direction_index",
-    "TaskSummary.direction_index_high": "upper end of the interval of direction_index",
-    "TaskSummary.margin_shift_abs": "mean absolute change of the margin",
-    "TaskSummary.gold_prob_shift_abs": "mean absolute change of the right choice's share",
-    "TaskSummary.gold_prob_shift_ratio": "gold_prob_shift / gold_prob_shift_abs",
-    "TaskSummary.margin_shift_holm_p": "margin_shift_p corrected over the quants",
     "FileEntry.name": "in the capture's folder",
     "FileEntry.n_bytes": "its size",
     "FileEntry.sha256": "of its bytes",
@@ -209,8 +202,11 @@ def columns_table() -> str:
 
 
 def rows_table() -> str:
-    types = {np_name: str(ROW_DTYPE[np_name]) for np_name in ROW_DTYPE.names or ()}
-    return table(("array", "type"), [(f"`{name}`", kind) for name, kind in types.items()])
+    rows = [
+        (f"`{each.name}`", str(ROW_DTYPE[each.name]), each.unit, each.meaning.replace("|", "\\|"))
+        for each in ROW_QUANTITIES
+    ]
+    return table(("array", "type", "unit", "meaning"), rows)
 
 
 def tables() -> dict[str, str]:
