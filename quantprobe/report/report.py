@@ -10,7 +10,6 @@ from markupsafe import Markup
 
 from quantprobe.errors import InputError
 from quantprobe.files import write_text
-from quantprobe.imports.community_csv import community_csv
 from quantprobe.names import safe_name
 from quantprobe.probes.items import Question
 from quantprobe.report.card import format_card, main_picture
@@ -20,6 +19,7 @@ from quantprobe.report.plots.gallery import answer_pictures, correlation_picture
 from quantprobe.report.plots.style import Picture, inline_svg, render_svg, write_picture
 from quantprobe.report.questions import read_questions
 from quantprobe.report.sentences import advice_block, measured_block, study_block, verdict_block
+from quantprobe.report.tables.community_csv import community_csv
 from quantprobe.report.tables.numbers_csv import numbers_csv
 from quantprobe.run.cohort import Cohort, ItemTable
 from quantprobe.study.findings import Findings

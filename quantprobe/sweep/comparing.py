@@ -65,10 +65,11 @@ def compare_quants(
     )
     changed = [str(each) for each in differences if each.moves_logits]
     for change in changed:
-        progress.note(f"compared under other settings than the capture: {change}")
+        progress.note(f"compared under settings that differ from the capture's: {change}")
     infos = [identify(info, progress) for info in read_quants(quants, capture.meta.base)]
     comparing = Measuring(capture, settings, RunFolder(run), progress, base_model, llama_compat, margin)
     write_questions(capture, RunFolder(run))
+    comparing.plan(infos)
     measured = correct_tasks([comparing.compare(info) for info in infos])
     results = Results(
         base=capture.meta.base,

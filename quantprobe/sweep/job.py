@@ -34,7 +34,7 @@ def sweep(
     prepared = prepare(base, inputs, settings, progress)
     key = digest({"base": prepared.info.sha256, "kind": kind, **prepared.recorded()})
     capture = RunFolder(run).capture(key)
-    capture_prepared(prepared, capture, progress, kind=kind)
+    capture_prepared(prepared, capture, progress, kind=kind, n_quants=len(quants))
     return compare_quants(
         capture, quants, settings, run, progress, base_model=base, llama_compat=llama_compat, margin=margin
     )

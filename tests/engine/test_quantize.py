@@ -195,7 +195,7 @@ def test_smollm2_is_dequantized(smollm2: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", ["nothing", "target", "source", "record", "type"])
 def test_ladders_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     ladder = pytest.importorskip("quantprobe.sweep.ladder", reason="the native extension is not built")
-    from quantprobe.cli.shared.progress import SilentProgress
+    from quantprobe.sweep.inputs import SILENT
 
     made: list[str] = []
 
@@ -207,7 +207,7 @@ def test_ladders_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     source, folder = write_tiny(tmp_path / "source.gguf"), tmp_path / "out"
     folder.mkdir()
     names = [("a.gguf", "Q8_0"), ("b.gguf", "Q4_K_M")]
-    assert ladder.make_quants(source, folder, names, SilentProgress()) == [folder / "a.gguf", folder / "b.gguf"]
+    assert ladder.make_quants(source, folder, names, SILENT) == [folder / "a.gguf", folder / "b.gguf"]
     if change == "target":
         (folder / "a.gguf").write_bytes(b"other")
     elif change == "source":
@@ -217,7 +217,7 @@ def test_ladders_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     elif change == "type":
         names[0] = ("a.gguf", "Q6_K")
     made.clear()
-    ladder.make_quants(source, folder, names, SilentProgress())
+    ladder.make_quants(source, folder, names, SILENT)
     again = {"nothing": [], "target": ["a.gguf"], "type": ["a.gguf"]}
     assert made == again.get(change, ["a.gguf", "b.gguf"])
     assert set(json.loads((folder / "made.json").read_text(encoding="utf-8"))) == {"a.gguf", "b.gguf"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from quantprobe.arrays import FloatArray
+from quantprobe.stats.design import item_design
 from quantprobe.study.fidelity import ALL_TEXTS, Variable
 from quantprobe.study.panel import Panel, TaskAnswers, TaskScores, TextWindows
 
@@ -39,6 +40,8 @@ def simulate_panel(law: str, seed: int, n_quants: int = 30, n_items: int = 1000,
     return Panel(
         names=tuple(f"Q{i}" for i in range(n_quants)),
         sizes=1e9 - 1e7 * np.arange(n_quants),
+        families=("no imatrix",) * n_quants,
+        sha256=tuple(f"{i:064x}" for i in range(n_quants)),
         fidelity=(Variable("kld_mean", ALL_TEXTS, -1, True, windows.mean(1)),),
         direction=(),
         scores=_scores(tasks),
@@ -54,7 +57,7 @@ def _task(name: str, klds: FloatArray, shifts: FloatArray, n_items: int, rng: np
     return TaskAnswers(
         name=name,
         quants=np.arange(len(klds)),
-        clusters=np.arange(n_items),
+        design=item_design([""] * n_items, "none"),
         base_correct=np.broadcast_to(margins > 0, noise.shape).copy(),
         correct=margins + shifts[:, None] + noise > 0,
         kld=klds[:, None] * np.exp(rng.normal(0, 1, noise.shape)),

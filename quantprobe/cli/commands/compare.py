@@ -17,14 +17,14 @@ from quantprobe.cli.shared.options import (
     llama_compat_option,
     quants_argument,
 )
-from quantprobe.cli.shared.output import open_output
+from quantprobe.cli.shared.output import details_option, open_output
 from quantprobe.cli.shared.progress import open_progress
 from quantprobe.cli.shared.run_files import finish_run
 from quantprobe.cli.shared.settings_options import changed_settings_options
 from quantprobe.settings import FACTS, SETTINGS
 
 
-@click.command(short_help="Compare quants with a capture of their base.")
+@click.command(short_help="Compare quants with a captured base.")
 @click.argument("capture", type=PathType())
 @quants_argument
 @click.option("-o", "--out", "run", type=PathType(), help="Run folder.  [default: the capture's name + .run]")
@@ -32,13 +32,14 @@ from quantprobe.settings import FACTS, SETTINGS
     "--base-model",
     type=PathType(),
     metavar="FILE",
-    help="The base's GGUF, where it is no longer at its recorded place.",
+    help="The base's GGUF, if it is no longer at its recorded path.",
 )
 @allow_option
 @click.option("--allow-settings-change", is_flag=True, hidden=True, help="Older form of --allow, for every setting.")
 @llama_compat_option
 @equivalence_margin_option
 @changed_settings_options
+@details_option
 @json_option
 def compare(
     capture: Path,
@@ -50,14 +51,14 @@ def compare(
     llama_compat: bool,
     margin: float,
     changes: Mapping[str, Any],
+    details: bool,
     json_path: str | None,
 ) -> None:
-    """Compare every QUANT with the rows in CAPTURE.
+    """Compare every QUANT with the base in CAPTURE.
 
-    Models run under the settings of the capture. Options below change them; a setting that moves logits may differ from
-    the capture's only where --allow names it, and the results record it.
-
-    QUANT is a GGUF file, a folder of them, or a pattern; of a split model, name the first part.
+    Models run under the settings of the capture; the options below override them. A setting that moves logits may
+    differ from the capture's only where --allow names it, and the results record it. QUANT is a GGUF file, a folder of
+    them, or a pattern; for a split model, give its first part.
 
     \b
     Examples:
@@ -71,7 +72,7 @@ def compare(
     run = run or Path(f"{capture.stem}.run")
     with open_output(json_path) as output:
         with open_progress() as progress:
-            result = compare_quants(
+            outcome = compare_quants(
                 capture,
                 files,
                 captured_settings(capture, changes),
@@ -82,4 +83,4 @@ def compare(
                 llama_compat=llama_compat,
                 margin=margin,
             )
-        finish_run(result, run, output)
+        finish_run(outcome.results, run, output, details, outcome.llama)
