@@ -23,6 +23,7 @@ from quantprobe.probes.rules import RULES
 from quantprobe.probes.templates import FORMATS, TEMPLATES
 from quantprobe.report.numbers import format_interval
 from quantprobe.run.items import COLUMNS, read_items
+from quantprobe.stats.estimates import Estimate
 from quantprobe.stats.power import plan as make_plan
 
 CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
