@@ -42,7 +42,10 @@ def test_direction_of_answers_made_elsewhere(tmp_path: Path) -> None:
     assert first["margin"] == 0.02 and first["kld_mean"]["value"] is None
     assert found["base"]["size_bytes"] is None and found["base"]["name"] == "base"
     assert json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8")) == found
-    assert "base" in succeed(*args).stdout
+    shown = succeed(*args, "--details").stdout
+    assert "base: answers against base" in shown and "worse: 12 drops, 0 leapfrogs of 40 items" in shown
+    assert "KLD" not in shown.splitlines()[1] and "Size" not in shown.splitlines()[1]
+    assert "already holds a run" in fail(*args, "-o", tmp_path / "run")
     assert [quant.name for quant in read_results(tmp_path / "run").quants] == ["bad", "strange"]
     changed = json.loads(succeed("flips", tmp_path / "run", "bad", "--json", "-").stdout)["tasks"][0]
     assert changed["n_changed"] == 12 and all(one["kind"] == "drop" for one in changed["items"])
