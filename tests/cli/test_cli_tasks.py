@@ -22,7 +22,6 @@ from quantprobe.probes.questions.recognise import read_questions
 from quantprobe.probes.rules import RULES
 from quantprobe.probes.templates import FORMATS, TEMPLATES
 from quantprobe.report.numbers import format_interval
-from quantprobe.run.cohort import read_cohort
 from quantprobe.run.items import COLUMNS, read_items
 from quantprobe.stats.estimates import Estimate
 from quantprobe.stats.power import plan as make_plan
@@ -448,48 +447,6 @@ def test_make_task_makes_the_same_questions_again(tmp_path: Path) -> None:
     assert refused(run("make-task", tmp_path / "none.txt", "-o", tmp_path / "d.jsonl"), "none.txt")
     assert refused(run("make-task", text, "-o", tmp_path / "d.jsonl", "--context-chars", "20"), "a context of 20")
     assert not (tmp_path / "d.jsonl").exists()
-
-
-def answers(path: Path, flags: str, first: int = 0) -> Path:
-    """A plain answer file; one digit per item."""
-    rows = [{"item_id": f"i{first + i}", "correct": int(flag), "group": f"g{i % 2}"} for i, flag in enumerate(flags)]
-    return write_lines(path, rows)
-
-
-def test_direction_of_answers_made_elsewhere(tmp_path: Path) -> None:
-    base = answers(tmp_path / "base.jsonl", "1111100000" * 4)
-    bad = answers(tmp_path / "bad.jsonl", "0001100000" * 4)
-    odd = answers(tmp_path / "odd.jsonl", "0111110000" * 4)
-    args = ["direction", base, bad, odd, "--margin", "0.02", "-o", tmp_path / "run"]
-    found = json.loads(passed(run(*args, "--json", "-")))
-    first, second = (quant["tasks"]["base"] for quant in found["quants"])
-    assert (first["drops"], first["leapfrogs"], second["drops"], second["leapfrogs"]) == (12, 0, 4, 4)
-    assert first["verdict"] == "worse" and second["verdict"] == "not separable"
-    assert first["net"]["value"] == pytest.approx(-0.3) and second["net"]["value"] == 0
-    assert first["margin"] == 0.02 and first["kld_mean"]["value"] is None
-    assert found["base"]["size_bytes"] is None and found["base"]["name"] == "base"
-    assert json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8")) == found
-    assert refused(run(*args), "already holds a run")
-    shown = passed(run(*args[:-2], "--details"))
-    assert "base: answers against base" in shown and "worse: 12 drops, 0 leapfrogs of 40 items" in shown
-    assert "KLD" not in shown.splitlines()[1] and "Size" not in shown.splitlines()[1]
-    assert "No null control: the base came from an imported file" in shown
-    assert [quant.name for quant in read_cohort([tmp_path / "run"]).quants] == ["bad", "odd"]
-    changed = json.loads(passed(run("flips", tmp_path / "run", "bad", "--json", "-")))["tasks"][0]
-    assert changed["n_changed"] == 12 and all(one["kind"] == "drop" for one in changed["items"])
-    assert "DROP  i0" in passed(run("flips", tmp_path / "run", "bad", "--limit", "1"))
-
-
-def test_direction_refuses(tmp_path: Path) -> None:
-    base = answers(tmp_path / "base.jsonl", "110")
-    assert refused(run("direction", base, answers(tmp_path / "other.jsonl", "110", first=1)), "different items", "'i0'")
-    assert refused(run("direction", base, answers(tmp_path / "short.jsonl", "11")), "1 of the base's 3 are missing")
-    assert refused(run("direction", base, tmp_path / "none.jsonl"), "none.jsonl")
-    twice = write_lines(tmp_path / "twice.jsonl", [{"item_id": "i0", "correct": 1}] * 2)
-    assert refused(run("direction", base, twice), "twice.jsonl", "i0")
-    assert refused(run("direction", base, write_lines(tmp_path / "x.jsonl", [{"name": "i0"}])), "x.jsonl")
-    assert refused(run("direction", base), "QUANT_ANSWERS")
-    assert refused(run("direction", base, base, "--margin", "2"), "--margin")
 
 
 def test_task_options_reach_the_tasks(models: Path, tmp_path: Path) -> None:
