@@ -16,13 +16,12 @@ from quantprobe.run.cohort import Cohort
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.items import PairedAnswers, write_items
 from quantprobe.run.results import Quant, QuantFiles, Results, TaskFacts, write_results
+from quantprobe.settings import EQUIVALENCE_MARGIN, margin_of
 from quantprobe.stats.design import UNGROUPED
 from quantprobe.stats.estimates import fraction_estimate
 from quantprobe.stats.summary import TextSummary
 from quantprobe.stats.summary_tasks import TaskSummary, summarise_task
 from quantprobe.stats.verdicts import correct_over_quants
-
-MARGIN = 0.01
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def build_run(found: Import, like: Cohort | None = None, margin: float | None = 
     if not names or len(set(names)) != len(names):
         raise InputError("each quant needs a name of its own" if names else "nothing to import")
     settings: dict[str, Any] = dict(like.settings) if like else {}
-    margin = margin or settings.get("equivalence_margin") or MARGIN
+    margin = margin or margin_of(settings) or EQUIVALENCE_MARGIN
     quants: list[Quant] = [Quant(**vars(quant)) for quant in found.quants]
     notes: list[str] = []
     if like is not None:

@@ -174,8 +174,14 @@ def _convert(value: Any, kind: type[_Record], where: str) -> _Record:
 
 
 def results_schema() -> dict[str, Any]:
-    """JSON Schema of `results.json`, generated from the records."""
-    return msgspec.json.schema(Results)
+    """JSON Schema of `results.json`, generated from the records: `docs/results.schema.json`."""
+    schema = msgspec.json.schema(Results)
+    for record in schema["$defs"].values():
+        record["description"] = " ".join(record.get("description", "").split())
+    top = schema["$defs"][Results.__name__]
+    top["properties"]["format_version"] = {"const": FORMAT_VERSION}
+    top["required"] = ["format_version", *top["required"]]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "results.json", **schema}
 
 
 def _with_estimates(document: dict[str, Any], where: str) -> dict[str, Any]:

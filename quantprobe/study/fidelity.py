@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantprobe.arrays import FloatArray
-from quantprobe.errors import InputError
 from quantprobe.metrics.quantities import Better, task_quantity, text_quantity
 from quantprobe.run.cohort import Cohort
 from quantprobe.run.results import Quant
@@ -31,10 +30,8 @@ FIDELITY = (
 TASK_DIRECTION = ("net", "direction_index", "margin_shift", "gold_prob_shift", "volume", HEADLINE)
 TEXT_DIRECTION = ("token_net", "token_direction_index", "delta_p_mean", "token_volume", HEADLINE)
 
-_LOG = frozenset(name for name in FIDELITY if name.startswith(("kld", "jsd", "tv", "delta_p_rms")))
-
-_FROM_ROWS = {"kld_reverse_mean": "kld_reverse", "jsd_mean": "jsd", "tv_mean": "tv", "kld_geomean": "kld"}
-"""What a run written by another program may lack, and the row metric that it is the mean of."""
+_FROM_ROWS = ("kld_reverse_mean", "jsd_mean", "tv_mean", "kld_geomean")
+"""What a run written by another program may lack, and its row metrics tell."""
 
 _SIGNS: Mapping[Better, int] = {"higher": +1, "lower": -1, "none": 0}
 
@@ -110,7 +107,8 @@ def direction_variables(cohort: Cohort) -> tuple[Variable, ...]:
 
 def _on_task(cohort: Cohort, task: str, name: str) -> Variable:
     values = np.array([task_number(quant, task, name) for quant in cohort.quants], np.float64)
-    return Variable(name, task, _SIGNS[task_quantity(name).better], name in _LOG, values)
+    quantity = task_quantity(name)
+    return Variable(name, task, _SIGNS[quantity.better], quantity.log, values)
 
 
 def _on_text(cohort: Cohort, text: str, name: str) -> Variable:
@@ -119,15 +117,17 @@ def _on_text(cohort: Cohort, text: str, name: str) -> Variable:
         for index, quant in enumerate(cohort.quants):
             if text in quant.texts and getattr(quant.texts[text], name) is None:
                 values[index] = _mean_of_rows(cohort, quant.name, text, name)
-    better = _DERIVED_SIGNS.get(name) or _SIGNS[text_quantity(name).better]
-    return Variable(name, text, better, name in _LOG, values)
+    if name in _DERIVED_SIGNS:
+        return Variable(name, text, _DERIVED_SIGNS[name], False, values)
+    quantity = text_quantity(name)
+    return Variable(name, text, _SIGNS[quantity.better], quantity.log, values)
 
 
 def _mean_of_rows(cohort: Cohort, quant: str, text: str, name: str) -> float:
-    try:
-        rows = cohort.rows(quant, text, (_FROM_ROWS[name],)).get(_FROM_ROWS[name])
-    except InputError:
+    if not cohort.has_rows(quant, text):
         return math.nan
+    metric = text_quantity(name).rows
+    rows = cohort.rows(quant, text, (metric,)).get(metric)
     finite = rows[np.isfinite(rows)] if rows is not None else np.array([])
     if name == "kld_geomean":
         return float(np.exp(np.log(finite).mean())) if len(finite) and finite.min() > 0 else math.nan

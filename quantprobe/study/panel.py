@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -42,7 +42,6 @@ class TaskAnswers:
     quants: Int64Array
     """Which quants of the panel have answers, `[n_rows]`; the rows of the arrays below."""
     design: ItemDesign
-    """Strata and clusters of the items."""
     base_correct: BoolArray
     """`[n_rows, n_items]`, as are `correct` and `kld` (nats; NaN where unknown)."""
     correct: BoolArray
@@ -50,7 +49,7 @@ class TaskAnswers:
 
     @property
     def clusters(self) -> Int64Array:
-        """The cluster of each item, `[n_items]`."""
+        """`[n_items]`, the cluster of each item."""
         return self.design.clusters
 
 
@@ -73,20 +72,28 @@ class Panel:
     names: tuple[str, ...]
     sizes: FloatArray
     """`[n_quants]` bytes, NaN where unknown."""
-    families: tuple[str, ...]
-    """`[n_quants]`: `imatrix` where the file names an importance matrix, else `no imatrix`."""
-    sha256: tuple[str, ...]
-    """`[n_quants]`, of the files; empty where unknown."""
     fidelity: tuple[Variable, ...]
     direction: tuple[Variable, ...]
     scores: TaskScores
     tasks: tuple[TaskAnswers, ...]
     texts: tuple[TextWindows, ...]
     remarks: tuple[str, ...]
+    families: tuple[str, ...] = ()
+    """How each quant was made, where known: `imatrix` or `no imatrix`; () for one family."""
+    digests: tuple[str, ...] = ()
+    """SHA-256 of each quant's content, "" where unknown; () where none is known."""
+    bpw: FloatArray = field(default_factory=lambda: np.zeros(0))
+    """`[n_quants]` bits per weight, NaN where unknown; empty where none is known."""
 
     @property
     def n_quants(self) -> int:
         return len(self.names)
+
+    @property
+    def family_codes(self) -> Int64Array:
+        """The family of each quant as a number, `[n_quants]`."""
+        numbers = {name: i for i, name in enumerate(dict.fromkeys(self.families))}
+        return np.array([numbers[name] for name in self.families] or [0] * self.n_quants, np.int64)
 
 
 def read_panel(cohort: Cohort) -> Panel:
@@ -98,14 +105,15 @@ def read_panel(cohort: Cohort) -> Panel:
     return Panel(
         names=tuple(quant.name for quant in cohort.quants),
         sizes=np.array([number(quant.size_bytes) for quant in cohort.quants]),
-        families=tuple(_family(quant) for quant in cohort.quants),
-        sha256=tuple(quant.sha256 for quant in cohort.quants),
         fidelity=fidelity_variables(cohort),
         direction=direction_variables(cohort),
         scores=_scores(cohort, found, remarks),
         tasks=tuple(task for task in tasks if task is not None),
         texts=tuple(text for text in texts if text is not None),
         remarks=tuple(remarks),
+        families=tuple(_family(quant) for quant in cohort.quants),
+        digests=tuple(quant.sha256 for quant in cohort.quants),
+        bpw=np.array([number(quant.bpw) for quant in cohort.quants]),
     )
 
 

@@ -152,6 +152,7 @@ class _Capturing:
         self.device = head_device(model.settings.n_gpu_layers, info.n_layer)
         self.n_threads = model.settings.n_threads or 1
         self._begun: tuple[Block, Generator[Block, None, None]] | None = None
+        self.asked_for = kind
         self.fit = None if kind == "logprobs" else self._find_fit(kind == "hidden")
         self.kind = "logprobs" if self.fit is None else "hidden"
         head = None if self.fit is None else Head.of(self.source, self.fit.post, self.device, self.n_threads)
@@ -200,7 +201,7 @@ class _Capturing:
             self._begun = None
 
     def write(self, out: Path, recorded: Mapping[str, Any], progress: Progress, n_quants: int) -> Capture:
-        if self.fit is None:
+        if self.fit is None and self.asked_for is None:
             progress.note(
                 f"{self.info.name}: this architecture's logits cannot be restored from hidden rows; "
                 "keeping 16-bit log-probabilities instead"

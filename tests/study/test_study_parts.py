@@ -197,8 +197,7 @@ def _panel(*tasks: TaskAnswers, sizes: np.ndarray | None = None) -> Panel:
     scores = _scores([[1.0] * n] * len(tasks), [[0.0] * n] * len(tasks))
     scores = replace(scores, names=tuple(task.name for task in tasks))
     sizes = np.arange(n, 0, -1.0) if sizes is None else sizes
-    names, families = tuple(f"Q{i}" for i in range(n)), ("no imatrix",) * n
-    return Panel(names, sizes, families, names, (), (), scores, tasks, (), ())
+    return Panel(tuple(f"Q{i}" for i in range(n)), sizes, (), (), scores, tasks, (), ())
 
 
 def test_item_level_of_one_quant_is_the_plain_number() -> None:

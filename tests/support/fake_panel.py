@@ -40,8 +40,6 @@ def simulate_panel(law: str, seed: int, n_quants: int = 30, n_items: int = 1000,
     return Panel(
         names=tuple(f"Q{i}" for i in range(n_quants)),
         sizes=1e9 - 1e7 * np.arange(n_quants),
-        families=("no imatrix",) * n_quants,
-        sha256=tuple(f"{i:064x}" for i in range(n_quants)),
         fidelity=(Variable("kld_mean", ALL_TEXTS, -1, True, windows.mean(1)),),
         direction=(),
         scores=_scores(tasks),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -62,9 +62,11 @@ class TerminalProgress:
     def plan(self, n_jobs: int, n_tokens: int) -> None:
         """Tell what is left from now on."""
         self._n_jobs = self._n_done + n_jobs
+        size: dict[str, Any] = {"total": self._n_tokens + n_tokens, "jobs": (self._n_done, self._n_jobs)}
         if self._run is None:
-            self._run = self._bars.add_task("whole run", total=None)
-        self._bars.update(self._run, total=self._n_tokens + n_tokens, jobs=(self._n_done, self._n_jobs))
+            self._run = self._bars.add_task("whole run", **size)
+        else:
+            self._bars.update(self._run, **size)
 
     def start(self, label: str, total: int | None, unit: str) -> None:
         self.finish()
