@@ -27,8 +27,10 @@ from quantprobe.metrics.quantities import FLAG, ROW_QUANTITIES
 
 __all__ = ["ROW_DTYPE", "TOP_K", "llama_row_metrics", "row_metrics", "token_drops", "token_leapfrogs"]
 
+FLOAT_FIELDS = tuple(metric.name for metric in ROW_QUANTITIES if metric.unit != FLAG)
+FLAG_FIELDS = tuple(metric.name for metric in ROW_QUANTITIES if metric.unit == FLAG)
 ROW_DTYPE: np.dtype[np.void] = np.dtype(
-    [(metric.name, np.bool_ if metric.unit == FLAG else np.float64) for metric in ROW_QUANTITIES]
+    [(name, np.float64) for name in FLOAT_FIELDS] + [(name, np.bool_) for name in FLAG_FIELDS]
 )
 """One record per scored row."""
 

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import io
-
-import numpy as np
-
-from quantprobe.files import write_text, write_whole
-from quantprobe.names import safe_name
-from quantprobe.report.marks import pareto_members
-from quantprobe.report.names import cohort_names
+from quantprobe.files import write_text
 from quantprobe.report.notes import null_sentences, reading_notes, task_notes, text_notes, warnings
-from quantprobe.report.plots.study import plot_kld_size
-from quantprobe.report.plots.style import freeze_layout, house_style
+from quantprobe.report.plots.fidelity import has_size_picture, size_picture
+from quantprobe.report.plots.style import write_picture
 from quantprobe.report.tables.csv_files import groups_csv, tasks_csv, texts_csv
 from quantprobe.report.tables.markdown import bullets, escape_markdown, join_blocks, markdown_table
 from quantprobe.report.tables.tasks import task_names, task_table
-from quantprobe.report.tables.texts import text_rows, text_table
+from quantprobe.report.tables.texts import text_table
 from quantprobe.run.cohort import Cohort, read_cohort
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.results import Results, write_results
@@ -56,28 +49,5 @@ def results_markdown(cohort: Cohort) -> str:
 
 def _draw_pictures(cohort: Cohort, run: RunFolder) -> list[str]:
     """KLD against size, one picture per text; its file name carries the text's name where there are several."""
-    written = []
-    for text in cohort.texts:
-        picture = size_picture(cohort, text)
-        if picture is not None:  # else every KLD is 0 or no size is known, and the table says all there is
-            name = "kld_vs_size.png" if len(cohort.texts) == 1 else f"kld_vs_size-{safe_name(text)}.png"
-            write_whole(run.path / name, picture)
-            written.append(name)
-    return written
-
-
-def size_picture(cohort: Cohort, text: str) -> bytes | None:
-    """KLD against size as a PNG; None where no quant has both a KLD above 0 and a size."""
-    rows = [row for row in text_rows(cohort, text, cohort_names(cohort)) if row.model.size_bytes is not None]
-    rows = [row for row in rows if (row.summary.kld_mean.value or 0) > 0]
-    if not rows:
-        return None
-    sizes = np.array([row.model.size_bytes for row in rows], np.float64)
-    kld = [row.summary.kld_mean for row in rows]
-    frontier = pareto_members(sizes, np.array([each.value for each in kld], np.float64))
-    picture = plot_kld_size([row.name for row in rows], sizes, kld, frontier, text, cohort.floor(text))
-    png = io.BytesIO()
-    with house_style():
-        freeze_layout(picture.figure)
-        picture.figure.savefig(png, format="png", dpi=144, facecolor="white")
-    return png.getvalue()
+    drawn = [size_picture(cohort, text) for text in cohort.texts if has_size_picture(cohort, text)]
+    return [path.name for picture in drawn for path in write_picture(picture, run.path)]

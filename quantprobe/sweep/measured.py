@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantprobe.arrays import FloatArray, Int32Array, Int64Array
+from quantprobe.arrays import Float32Array, FloatArray, Int32Array, Int64Array
 from quantprobe.engine.base_rows import BaseRows
 from quantprobe.engine.runner import Block
 from quantprobe.metrics.answers import Answers, answers_from_logprobs
@@ -77,19 +77,23 @@ class MeasuredTask:
         base = base_rows.logits(stored, row_dtype)
         no_target = np.zeros(len(block.row_ids), dtype=np.int32)
         self.kld[block.row_ids] = row_metrics(base, block.logits, no_target)["kld"]
-        pairs, rows, tokens = self._pairs(block)
+        pairs, rows, tokens = self._pairs(block.row_ids)
         self.base[pairs] = logprob_pairs(base, rows, tokens)
         self.quant[pairs] = logprob_pairs(block.logits, rows, tokens)
 
     def add_unchecked(self, block: Block) -> None:
         """Rows of the base that are not computed again: they stand for themselves, and in no KLD."""
-        pairs, rows, tokens = self._pairs(block)
-        self.base[pairs] = self.quant[pairs] = logprob_pairs(block.logits, rows, tokens)
+        self.add_base(block.row_ids, block.logits)
 
-    def _pairs(self, block: Block) -> tuple[Int64Array, Int64Array, Int32Array]:
-        """The scored tokens of a block: their numbers, their rows in the block, their ids."""
+    def add_base(self, row_ids: Int64Array, logits: Float32Array) -> None:
+        """Rows of the base alone: its answers stand on both sides, and there is no KLD."""
+        pairs, rows, tokens = self._pairs(row_ids)
+        self.base[pairs] = self.quant[pairs] = logprob_pairs(logits, rows, tokens)
+
+    def _pairs(self, row_ids: Int64Array) -> tuple[Int64Array, Int64Array, Int32Array]:
+        """The scored tokens of some rows: their numbers, their places among the rows, their ids."""
         place = np.full(self.probe.n_rows, -1, dtype=np.int64)
-        place[block.row_ids] = np.arange(len(block.row_ids))
+        place[row_ids] = np.arange(len(row_ids))
         pairs = np.flatnonzero(place[self.layout.rows] >= 0)
         return pairs, place[self.layout.rows[pairs]], self.layout.tokens[pairs]
 

@@ -15,6 +15,7 @@ from quantprobe.capture.store import Capture
 from quantprobe.engine.base_rows import BaseRows, open_base_rows
 from quantprobe.engine.devices import head_device
 from quantprobe.engine.model import Model
+from quantprobe.engine.plan import block_rows
 from quantprobe.engine.plan_choices import n_naive_tokens
 from quantprobe.engine.runner import n_probe_tokens, probe_blocks
 from quantprobe.gguf.model import ModelInfo
@@ -202,6 +203,28 @@ class Measuring:
                 "llama_batch": self.settings.n_batch if self.llama_geometry else None,
             }
         )
+
+    def base_answers(self, model: LazyModel, probe: TaskProbe) -> Answers:
+        """The base's answers to every item of a task, from the rows of the capture; kept in the run's folder."""
+        entry = self.capture.entry(probe.name)
+        path = self.run.task_rows(f"base-{self.capture.meta.base.name}", probe.name)
+        key = digest({"base_rows": entry.rows.sha256, "probe": entry.probe.sha256, "metrics": METRICS_VERSION})
+        measured = MeasuredTask(probe)
+        measured.load(path, key)
+        if len(measured.missing()):
+            base_rows, stored = self.base_rows(model.info), self.capture.rows(probe.name)
+            n_block = block_rows(self.capture.meta.n_vocab, self.settings.n_ubatch_used)
+            self.progress.start(f"base answers of {probe.name}", probe.n_rows, "row")
+            try:
+                for begin in range(0, probe.n_rows, n_block):
+                    rows = np.arange(begin, min(begin + n_block, probe.n_rows), dtype=np.int64)
+                    measured.add_base(rows, base_rows.logits(stored[rows], entry.row_dtype))
+                    self.progress.advance(len(rows))
+            finally:
+                self.progress.finish()
+            measured.decoded[:] = True
+            measured.save(path, key)
+        return measured.answers()[0]
 
     def _decode(
         self, model: LazyModel, probe: Probe, measured: MeasuredText | MeasuredTask, rows: Int64Array | None

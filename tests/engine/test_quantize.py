@@ -18,7 +18,7 @@ from tiny_gguf import write_tiny
 from quantprobe.engine.imatrix_file import read_imatrix
 from quantprobe.engine.quantize import quantize
 from quantprobe.errors import EngineError, FileFormatError, InputError
-from quantprobe.gguf.file_types import FILE_TYPES, KV_TYPES
+from quantprobe.gguf.file_types import FILE_TYPES
 from quantprobe.gguf.model import read_model_info
 
 
@@ -52,8 +52,6 @@ def test_file_types_are_llama_cpps_own() -> None:
     for name, kind in FILE_TYPES.items():
         constant = "LLAMA_FTYPE_ALL_F32" if name == "F32" else f"LLAMA_FTYPE_MOSTLY_{name}"
         assert getattr(llama_cpp, constant) == kind.number
-    for name, number in KV_TYPES.items():
-        assert getattr(llama_cpp, f"GGML_TYPE_{name.upper()}") == number
 
 
 def test_quantizing_writes_the_type_and_tells_each_tensor(model: Path, tmp_path: Path) -> None:

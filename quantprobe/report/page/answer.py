@@ -6,15 +6,15 @@ The page and the card take verdicts and findings from here alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from quantprobe.report.marks import pareto_members
-from quantprobe.report.names import join_words, short_names
-from quantprobe.report.numbers import format_interval, format_plain
+from quantprobe.report.names import cohort_names, join_words
+from quantprobe.report.numbers import format_plain
 from quantprobe.report.printable import printable
 from quantprobe.run.cohort import Cohort
 from quantprobe.run.results import Quant
@@ -24,13 +24,8 @@ if TYPE_CHECKING:
     from quantprobe.study.findings import Findings
 
 WORSE = "worse"
-IDEAS = (
-    ("Mean KLD", "kld_mean"),
-    ("Tail of the KLD (99.9 %)", "kld_p999"),
-    ("Same top token", "same_top"),
-    ("Perplexity (ln ratio)", "ln_ppl_ratio"),
-)
-"""One measure for each idea of distance; the others say the same in other words and are in study.json."""
+MAX_LABEL = 36
+"""Letters of a name in pictures and on the card; tables and details have all of it."""
 
 
 @dataclass(frozen=True)
@@ -87,16 +82,6 @@ class Fold:
     details: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class IdeaRow:
-    """Rank correlation of one idea of distance with accuracy: over all quants, and over the zone's."""
-
-    idea: str
-    source: str
-    full: str
-    zone: str
-
-
 def answer_of(cohort: Cohort, findings: Findings | None) -> Answer:
     """The answer of a cohort; without `findings`, from the runs' own verdicts."""
     stood = standings(cohort, findings)
@@ -104,7 +89,7 @@ def answer_of(cohort: Cohort, findings: Findings | None) -> Answer:
         return _answer_by_distance(cohort, stood)
     margin = margin_of(cohort, findings)
     sized = sorted((s for s in stood if s.size_bytes is not None), key=lambda s: (s.size_bytes or 0, -s.low))
-    take = _recommended(sized, margin, findings)
+    take = _recommended(sized, margin)
     worse = [s for s in stood if s.verdict == WORSE and s is not take]
     open_ones = [s for s in stood if s.verdict != WORSE and s.change is not None and s.low <= -margin]
     may_do = open_ones
@@ -128,9 +113,10 @@ def standings(cohort: Cohort, findings: Findings | None) -> tuple[Standing, ...]
 
 
 def quant_labels(cohort: Cohort) -> list[str]:
-    """Names without the beginning that all quants and the base share, safe to show."""
-    names = short_names([quant.name for quant in cohort.quants], cohort.base.name)
-    return [" ".join(printable(name).split()) or "unnamed" for name in names]
+    """Names without the beginning that all quants and the base share, safe to show on one line."""
+    names = cohort_names(cohort)
+    labels = [" ".join(printable(names(quant.name)).split()) or "unnamed" for quant in cohort.quants]
+    return [label if len(label) <= MAX_LABEL else f"{label[: MAX_LABEL - 1]}…" for label in labels]
 
 
 def margin_of(cohort: Cohort, findings: Findings | None) -> float:
@@ -153,30 +139,6 @@ def finding_folds(findings: Findings | None) -> tuple[Fold, ...]:
     return (Fold("What the study says, in full", tuple(printable(sentence) for sentence in findings.sentences)),)
 
 
-def idea_rows(findings: Findings | None) -> tuple[IdeaRow, ...]:
-    """One line per idea of distance: Spearman's rho with accuracy pooled over the tasks."""
-    rows = []
-    for idea, measure in IDEAS:
-        cells = [
-            row
-            for row in (findings.correlations if findings is not None else ())
-            if row.measure == measure and row.target == "pooled" and row.correlation.method == "spearman"
-        ]
-        if cells:
-            source = cells[0].source
-            full, zone = (
-                next((_rho(row) for row in cells if (row.source, row.subset) == (source, subset)), "n/a")
-                for subset in ("full", "zone")
-            )
-            rows.append(IdeaRow(idea, printable(source), full, zone))
-    return tuple(rows)
-
-
-def _rho(row: object) -> str:
-    correlation = row.correlation  # type: ignore[attr-defined]
-    return format_interval(Estimate(correlation.value, None, correlation.low, correlation.high))
-
-
 def _standing(cohort: Cohort, quant: Quant, label: str, findings: Findings | None) -> Standing:
     kld = next((quant.texts[text].kld_mean for text in cohort.texts if text in quant.texts), None)
     where = Standing(quant.name, label, quant.size_bytes, kld=kld)
@@ -192,12 +154,11 @@ def _standing(cohort: Cohort, quant: Quant, label: str, findings: Findings | Non
 
 def _with(where: Standing, net: Estimate, volume: Estimate | None, verdict: str | None, quant: Quant) -> Standing:
     summary = quant.pooled or (next(iter(quant.tasks.values())) if len(quant.tasks) == 1 else None)
-    more = mde = None
-    if summary is not None:
-        mde = summary.mde
-        if summary.n_to_settle is not None and summary.n_items is not None:
-            more = max(summary.n_to_settle - summary.n_items, 0) or None
-    return Standing(where.name, where.label, where.size_bytes, net, volume, verdict, more=more, mde=mde, kld=where.kld)
+    more = None
+    if summary is not None and summary.n_to_settle is not None and summary.n_items is not None:
+        more = max(summary.n_to_settle - summary.n_items, 0) or None
+    mde = None if summary is None else summary.mde
+    return replace(where, change=net, volume=volume, verdict=verdict, more=more, mde=mde)
 
 
 def _by_task(where: Standing, quant: Quant, tasks: Sequence[str]) -> Standing:
@@ -206,21 +167,14 @@ def _by_task(where: Standing, quant: Quant, tasks: Sequence[str]) -> Standing:
     if len(known) < len(tasks):
         return where
     lowest = min(known, key=lambda task: -math.inf if (low := known[task].low) is None else low)
-    verdicts = [quant.tasks[task].verdict for task in tasks]
-    verdict = WORSE if WORSE in verdicts else quant.tasks[lowest].verdict
+    verdict = WORSE if WORSE in [quant.tasks[task].verdict for task in tasks] else quant.tasks[lowest].verdict
     found = _with(where, known[lowest], quant.tasks[lowest].volume, verdict, quant)
-    if len(tasks) == 1:
-        return found
-    return Standing(
-        where.name, where.label, where.size_bytes, found.change, found.volume, verdict, on=lowest, kld=where.kld
-    )
+    return found if len(tasks) == 1 else replace(found, on=lowest)
 
 
-def _recommended(sized: Sequence[Standing], margin: float, findings: Findings | None) -> Standing | None:
-    """The smallest whose low end is above -margin; the study's own choice where it ranked the quants."""
-    if findings is not None and findings.ranking.quants:
-        return next((s for s in sized if s.name == findings.ranking.recommended), None)
-    return next((s for s in sized if s.low > -margin), None)
+def _recommended(sized: Sequence[Standing], margin: float) -> Standing | None:
+    """The smallest whose shown interval ends above -margin: what the reader sees is what decides."""
+    return next((standing for standing in sized if standing.low > -margin), None)
 
 
 def _value(standing: Standing) -> float:
@@ -289,7 +243,7 @@ def _answer_by_distance(cohort: Cohort, stood: Sequence[Standing]) -> Answer:
         take=None,
         may_do=tuple(sorted(line, key=lambda s: -(s.size_bytes or 0))),
         not_these=tuple(
-            Standing(s.name, s.label, s.size_bytes, kld=s.kld, beaten_by=rival.label)
+            replace(s, beaten_by=rival.label)
             for s, rival in sorted(beaten, key=lambda pair: -(pair[0].size_bytes or 0))
         ),
         undecided=True,
@@ -310,8 +264,3 @@ def _beaten_by(standing: Standing, others: Sequence[Standing]) -> Standing | Non
         and s.kld is not None and s.kld.high is not None and s.kld.high < standing.kld.low
     ]  # fmt: skip
     return min(rivals, key=lambda s: s.kld.value or 0.0 if s.kld is not None else math.inf, default=None)
-
-
-def task_names(cohort: Cohort) -> Mapping[str, str]:
-    """Tasks by name, safe to show."""
-    return {task: printable(task) for task in cohort.tasks}

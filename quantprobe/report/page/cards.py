@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from quantprobe.report.marks import mark_of
 from quantprobe.report.numbers import MISSING, format_interval, format_plain
 from quantprobe.report.page.answer import WORSE, Answer, Standing
-from quantprobe.report.printable import printable
 from quantprobe.run.cohort import Cohort
 
 N_SHOWN = 3
@@ -88,7 +87,7 @@ def _entry(cohort: Cohort, standing: Standing) -> Entry:
     mark = mark_of(standing.verdict)
     fact = f"{mark.sign} {format_interval(standing.change, 100)}"
     if standing.on:
-        fact += f" on {printable(standing.on)}"
+        fact += f" on {standing.on}"
     return Entry(_place(cohort, standing), standing.label, size_words(standing.size_bytes), fact, mark.css)
 
 

@@ -133,9 +133,6 @@ def imatrix_text(imatrix: ImatrixInfo | None) -> str:
 
 
 def _quant(cohort: Cohort, quant: Quant, standing: Standing, pooled: bool) -> QuantView:
-    tasks = [_answers(quant.tasks[task]) if task in quant.tasks else None for task in cohort.tasks]
-    if pooled:
-        tasks.insert(0, _pooled(quant, standing))
     size = MISSING if quant.size_bytes is None else format_size(quant.size_bytes)
     facts = {
         "Size": size, "bpw": format_plain(quant.bpw), "File type": printable(quant.file_type),
@@ -148,33 +145,28 @@ def _quant(cohort: Cohort, quant: Quant, standing: Standing, pooled: bool) -> Qu
         size=quant.size_bytes,
         size_text=size,
         bpw=facts["bpw"],
-        tasks=tuple(tasks),
+        tasks=_tasks(cohort, quant, standing, pooled),
         texts=tuple(_text(cohort, quant.texts[t], t) if t in quant.texts else None for t in cohort.texts),
         facts=tuple((key, value) for key, value in facts.items() if value not in ("", MISSING)),
     )
 
 
-def _pooled(quant: Quant, standing: Standing) -> AnswersView | None:
-    if standing.change is None or standing.on:
-        return None
-    if quant.pooled is not None:
-        return _answers(quant.pooled)
-    return _view(standing.change, standing.volume, standing.verdict)
-
-
-def _answers(task: TaskSummary) -> AnswersView:
-    drops, leapfrogs = (MISSING if count is None else f"{count:,}" for count in (task.drops, task.leapfrogs))
-    return _view(task.net, task.volume, task.verdict, drops, leapfrogs, format_interval(task.margin_shift))
+def _tasks(cohort: Cohort, quant: Quant, standing: Standing, pooled: bool) -> tuple[AnswersView | None, ...]:
+    """One view per task, before them one of all together; the first shows the numbers that the answer is made of."""
+    found = [quant.tasks.get(task) for task in cohort.tasks]
+    views = [None if task is None else _view(task.net, task.volume, task.verdict, task) for task in found]
+    if not pooled and len(views) != 1:
+        return tuple(views)
+    summary = quant.pooled if pooled else found[0]
+    known = standing.change is not None and not standing.on
+    first = _view(standing.change, standing.volume, standing.verdict, summary) if known else None
+    return (first, *(views if pooled else ()))
 
 
 def _view(
-    net: Estimate | None,
-    volume: Estimate | None,
-    verdict: str | None,
-    drops: str = MISSING,
-    leapfrogs: str = MISSING,
-    shift: str = MISSING,
+    net: Estimate | None, volume: Estimate | None, verdict: str | None, summary: TaskSummary | None
 ) -> AnswersView:
+    drops, leapfrogs = (None, None) if summary is None else (summary.drops, summary.leapfrogs)
     return AnswersView(
         net=_interval(net, 100),
         net_text=format_interval(net, 100),
@@ -182,9 +174,9 @@ def _view(
         mark=mark_of(verdict).css,
         volume=None if volume is None or volume.value is None else 100 * volume.value,
         outline=_outline(net, volume),
-        drops=drops,
-        leapfrogs=leapfrogs,
-        shift=shift,
+        drops=MISSING if drops is None else f"{drops:,}",
+        leapfrogs=MISSING if leapfrogs is None else f"{leapfrogs:,}",
+        shift=format_interval(None if summary is None else summary.margin_shift),
     )
 
 

@@ -10,20 +10,25 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 import quantprobe
 from quantprobe.report.marks import MARKS, NO_MARK
-from quantprobe.report.page.answer import Answer, Fold, answer_of, finding_folds, idea_rows, margin_of, n_questions
+from quantprobe.report.names import ShortNames, cohort_names
+from quantprobe.report.notes import format_setting
+from quantprobe.report.page.answer import Answer, Fold, answer_of, finding_folds, margin_of, n_questions
 from quantprobe.report.page.cards import CardBlock, card_blocks
 from quantprobe.report.page.data import PageData, file_name, json_block, page_data
 from quantprobe.report.page.flips import SharedFlip, shared_flips
 from quantprobe.report.page.notes import reading_notes
-from quantprobe.report.page.tables import Cell, DataTable, files_table, subject_table, task_table
+from quantprobe.report.page.tables import files_table, subject_table
 from quantprobe.report.printable import printable
+from quantprobe.report.tables.cells import Table
+from quantprobe.report.tables.study import correlation_table
+from quantprobe.report.tables.tasks import task_table
+from quantprobe.report.tables.texts import text_table
 from quantprobe.run.cohort import Cohort
 from quantprobe.run.compare import flatten_settings
-from quantprobe.run.json_text import plain
 
 if TYPE_CHECKING:
     from quantprobe.study.findings import Findings
@@ -35,8 +40,8 @@ MAX_QUESTION = 900
 @dataclass(frozen=True)
 class TaskSection:
     name: str
-    table: DataTable
-    subjects: DataTable | None
+    table: Table
+    subjects: Table | None
     flips: Sequence[SharedFlip]
 
 
@@ -53,32 +58,41 @@ class Page:
     """Title, unit and key of each column of the main table; the script fills the cells by key."""
     verdicts: Sequence[str]
     findings: Sequence[Fold]
-    ideas: DataTable | None
+    ideas: Table | None
+    texts: Sequence[Table]
     tasks: Sequence[TaskSection]
     notes: Sequence[str]
     base_facts: Sequence[tuple[str, str]]
     settings: Sequence[tuple[str, str]]
-    files: DataTable
+    files: Table
 
 
-def render_page(cohort: Cohort, findings: Findings | None = None) -> str:
+def render_page(cohort: Cohort, findings: Findings | None = None, flips: bool = True) -> str:
     """The page as one HTML document: style, script and data inside, no address of anything outside.
 
-    Every text is escaped, and the page's own policy lets the browser run this script and load nothing.
+    Every text is escaped, and the page's own policy lets the browser run this script and load nothing. Without `flips`
+    no file of answers is read.
     """
     answer = answer_of(cohort, findings)
     data = page_data(cohort, findings, answer.take.name if answer.take is not None else None)
     css, js = Markup(palette_css() + resource("page.css")), Markup(resource("page.js"))
-    environment = Environment(autoescape=True, keep_trailing_newline=True)
-    environment.filters |= {"shorten": _shorten, "printable": printable}
+    environment = Environment(autoescape=True, keep_trailing_newline=True, finalize=_shown)
+    environment.filters["shorten"] = _shorten
     return environment.from_string(resource("page.html")).render(
-        page=_page(cohort, findings, answer, data),
+        page=_page(cohort, findings, answer, data, flips),
         data=data,
         json=Markup(json_block(data)),
         css=css,
         js=js,
         csp=f"default-src 'none'; img-src data:; style-src {_digest(css)}; script-src {_digest(js)}",
     )
+
+
+def render_cohort(cohort: Cohort) -> str:
+    """The page for a notebook's output: in a frame of its own, so that neither can reach into the other."""
+    page = escape(render_page(cohort, flips=False))
+    style = "width: 100%; height: 46rem; border: 0"
+    return f'<iframe sandbox="allow-scripts" title="quantprobe" style="{style}" srcdoc="{page}"></iframe>'
 
 
 def palette_css() -> str:
@@ -100,10 +114,11 @@ def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _page(cohort: Cohort, findings: Findings | None, answer: Answer, data: PageData) -> Page:
+def _page(cohort: Cohort, findings: Findings | None, answer: Answer, data: PageData, flips: bool) -> Page:
+    names = cohort_names(cohort)
     used = {view.verdict for quant in data.quants for view in quant.tasks if view is not None}
     return Page(
-        title=f"{len(cohort.quants)} quant{'s' * (len(cohort.quants) != 1)} of {printable(cohort.base.name)}",
+        title=f"{len(cohort.quants)} quant{'s' * (len(cohort.quants) != 1)} of {cohort.base.name}",
         subtitle=_subtitle(cohort, findings),
         version=quantprobe.__version__,
         answer=answer,
@@ -111,16 +126,19 @@ def _page(cohort: Cohort, findings: Findings | None, answer: Answer, data: PageD
         columns=_columns(cohort),
         verdicts=[verdict for verdict in (*MARKS, "no verdict") if verdict in used],
         findings=finding_folds(findings),
-        ideas=_ideas_table(findings),
-        tasks=[
-            TaskSection(printable(t), task_table(cohort, t), subject_table(cohort, t), shared_flips(cohort, t))
-            for t in cohort.tasks
-        ],
+        ideas=None if findings is None else correlation_table(findings),
+        texts=[text_table(cohort, text, names) for text in cohort.texts],
+        tasks=[_task_section(cohort, task, names, flips) for task in cohort.tasks],
         notes=reading_notes(cohort),
         base_facts=_base_facts(cohort),
-        settings=[(printable(".".join(k)), _setting(plain(v))) for k, v in flatten_settings(cohort.settings).items()],
+        settings=[(".".join(name), format_setting(value)) for name, value in flatten_settings(cohort.settings).items()],
         files=files_table(cohort),
     )
+
+
+def _task_section(cohort: Cohort, task: str, names: ShortNames, flips: bool) -> TaskSection:
+    shared = shared_flips(cohort, task) if flips else ()
+    return TaskSection(task, task_table(cohort, task, names), subject_table(cohort, task), shared)
 
 
 def _columns(cohort: Cohort) -> list[tuple[str, str, str]]:
@@ -150,26 +168,6 @@ def _subtitle(cohort: Cohort, findings: Findings | None) -> str:
     return " · ".join(parts)
 
 
-def _ideas_table(findings: Findings | None) -> DataTable | None:
-    rows = idea_rows(findings)
-    if not rows:
-        return None
-    columns = (("Measure", ""), ("On", ""), ("All quants", "rho"), ("Near the base", "rho"))
-    caption = "Spearman's rho with accuracy pooled over the tasks; other measures are in study.json"
-    cells = tuple(tuple(Cell(text, text) for text in (r.idea, r.source, r.full, r.zone)) for r in rows)
-    return DataTable("ideas", caption, columns, cells)
-
-
-def _setting(value: object) -> str:
-    if value is None:
-        return "not set"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, list):
-        return ", ".join(_setting(entry) for entry in value) or "none"
-    return printable(str(value))
-
-
 def _base_facts(cohort: Cohort) -> list[tuple[str, str]]:
     base = cohort.base
     facts = [
@@ -181,11 +179,15 @@ def _base_facts(cohort: Cohort) -> list[tuple[str, str]]:
         ("SHA-256", base.sha256),
         ("SHA-256 of the tokenizer", base.tokenizer_sha256),
     ]
-    return [(key, printable(value)) for key, value in facts if value]
+    return [(key, value) for key, value in facts if value]
+
+
+def _shown(value: object) -> object:
+    """What the template writes: other people's text without control characters; our own markup as it is."""
+    return printable(value) if type(value) is str else value
 
 
 def _shorten(text: str) -> str:
-    shown = printable(text)
-    if len(shown) <= MAX_QUESTION:
-        return shown
-    return f"{shown[:MAX_QUESTION]} … ({len(shown) - MAX_QUESTION:,} more characters)"
+    if len(text) <= MAX_QUESTION:
+        return text
+    return f"{text[:MAX_QUESTION]} … ({len(text) - MAX_QUESTION:,} more characters)"

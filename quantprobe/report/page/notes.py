@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from quantprobe.report.names import cohort_names, join_words
+from quantprobe.report.notes import warnings
 from quantprobe.report.numbers import format_plain
 from quantprobe.report.page.answer import quant_labels
-from quantprobe.report.printable import printable
 from quantprobe.run.cohort import Cohort
 from quantprobe.run.floor import task_floor
 
@@ -25,7 +26,7 @@ def reading_notes(cohort: Cohort) -> list[str]:
             "Change is leapfrogs (wrong to right) minus drops (right to wrong), in points of accuracy. Volume is their "
             "sum, in percent of the questions."
         )
-    return [*notes, *_floor_notes(cohort), *_defects(cohort)]
+    return [*notes, *_floor_notes(cohort), *warnings(cohort, cohort_names(cohort)), *_missing(cohort)]
 
 
 def _floor_notes(cohort: Cohort) -> list[str]:
@@ -33,26 +34,18 @@ def _floor_notes(cohort: Cohort) -> list[str]:
         return ["No null control was run: the floor of the instrument is unknown."]
     floors = {text: cohort.floor(text) for text in cohort.texts}
     flips = {task: task_floor(cohort.null_control, task) for task in cohort.tasks}
-    shown = [f"{printable(text)} {format_plain(floor)} nats" for text, floor in floors.items() if floor]
-    shown += [f"{printable(task)} {count} changed answers" for task, count in flips.items() if count]
+    shown = [f"{text} {format_plain(floor)} nats" for text, floor in floors.items() if floor]
+    shown += [f"{task} {count} changed answers" for task, count in flips.items() if count]
     if not shown:
-        return ["The base against its own capture shows a KLD of exactly 0 and no changed answer."]
+        exact = [*(["a KLD of exactly 0"] if cohort.texts else []), *(["no changed answer"] if cohort.tasks else [])]
+        return [f"The base against its own capture shows {join_words(exact)}."]
     return [f"The base against its own capture shows: {', '.join(shown)}. Nothing at or below that is interpreted."]
 
 
-def _defects(cohort: Cohort) -> list[str]:
+def _missing(cohort: Cohort) -> list[str]:
     found = []
     for label, quant in zip(quant_labels(cohort), cohort.quants, strict=True):
-        found += [
-            f"{label}: {text.n_nonfinite:,} rows of {printable(name)} held NaN or infinity and are in no number."
-            for name, text in quant.texts.items()
-            if text.n_nonfinite
-        ]
-        found += [
-            f"{label}: {task.n_invalid:,} questions of {printable(name)} have no answer and are in no number."
-            for name, task in quant.tasks.items()
-            if task.n_invalid
-        ]
         lacking = [t for t in cohort.texts if t not in quant.texts] + [t for t in cohort.tasks if t not in quant.tasks]
-        found += [f"{label} was not measured on {printable(name)}." for name in lacking]
+        if lacking:
+            found.append(f"{label} was not measured on {join_words(lacking)}.")
     return found

@@ -176,16 +176,22 @@ function drawNames(svg, points, box) {
   const meet = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
   const ordered = [...points].sort((a, b) => (b.place === data.take) - (a.place === data.take) || a.px - b.px);
   for (const { q, place, px, py } of ordered) {
-    const wide = q.label.length * 6.4 + 3;
-    const spots = [[px + 10, py - 7], [px - 10 - wide, py - 7], [px - wide / 2, py - 23], [px - wide / 2, py + 10]];
-    const boxes = spots.map(([left, top]) => [left, top, left + wide, top + 14]);
-    const free = boxes.find(([left, top, right, bottom]) =>
-      left >= box.left && right <= box.right + 10 && top >= box.top - 6 && bottom <= box.bottom
-      && !taken.some((other) => meet([left, top, right, bottom], other)));
-    if (!free) continue;
-    taken.push(free);
     const css = `name${place === data.take ? " strong" : ""}`;
-    svg.append(make("text", { x: free[0], y: free[1] + 11, class: css, "data-name": place, "aria-hidden": "true" }, q.label));
+    const name = svg.appendChild(make("text", { class: css, "data-name": place, "aria-hidden": "true" }, q.label));
+    const wide = name.getComputedTextLength() + 2;
+    const [right, left, middle] = [px + 10, px - 10 - wide, px - wide / 2];
+    const beside = [[right, py - 7], [left, py - 7], [middle, py - 23], [middle, py + 10]];
+    const aslant = [[right, py - 20], [right, py + 6], [left, py - 20], [left, py + 6]];
+    const free = [...beside, ...aslant].map(([x, y]) => [x, y, x + wide, y + 14]).find((spot) =>
+      spot[0] >= box.left && spot[2] <= box.right + 10 && spot[1] >= box.top - 6 && spot[3] <= box.bottom
+      && !taken.some((other) => meet(spot, other)));
+    if (!free) {
+      name.remove();
+      continue;
+    }
+    taken.push(free);
+    name.setAttribute("x", free[0] + 1);
+    name.setAttribute("y", free[1] + 11);
   }
 }
 
@@ -198,13 +204,14 @@ function highlight(id) {
   const shown = points.filter(({ place }) => place === state.picked || place === state.hovered);
   for (const name of host.querySelectorAll("[data-name]"))
     name.classList.toggle("away", shown.some(({ place }) => place === Number(name.dataset.name)));
-  over.replaceChildren(...shown.flatMap(({ px, py, q }) => {
-    const wide = q.label.length * 6.4;
-    const [left, top] = [clamp(px - wide / 2, box.left, box.right - wide), py < box.top + 26 ? py + 24 : py - 15];
-    const ring = make("circle", { cx: px, cy: py, r: 11, class: "hot" });
-    const label = make("text", { x: left, y: top, class: "name strong" }, q.label);
-    return region && answers(q).outline ? [outline(id, q), ring, label] : [ring, label];
-  }));
+  over.replaceChildren();
+  for (const { px, py, q } of shown) {
+    if (region && answers(q).outline) over.append(outline(id, q));
+    const name = make("text", { y: py < box.top + 26 ? py + 24 : py - 15, class: "name strong" }, q.label);
+    over.append(make("circle", { cx: px, cy: py, r: 11, class: "hot" }), name);
+    const wide = name.getComputedTextLength();
+    name.setAttribute("x", clamp(px - wide / 2, box.left, Math.max(box.right - wide, box.left)));
+  }
 }
 
 // The region that holds volume and net together, cut to what can be.

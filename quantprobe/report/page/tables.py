@@ -1,82 +1,24 @@
-"""The folded tables of the page: a task in full, a task by subject, and the files of the cohort."""
+"""Tables that only the page has: a task by subject, and the files of the cohort."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from quantprobe.names import safe_name
-from quantprobe.report.marks import mark_of
-from quantprobe.report.numbers import MISSING, format_estimate, format_interval, format_plain
+from quantprobe.report.numbers import MISSING
 from quantprobe.report.page.answer import quant_labels
 from quantprobe.report.page.data import file_name, imatrix_text
-from quantprobe.report.printable import printable
+from quantprobe.report.tables.cells import Cell, Column, Table, count_cell, plain_cell, text_cell
 from quantprobe.run.cohort import Cohort
-from quantprobe.stats.estimates import Estimate
 from quantprobe.stats.paired import holm, mcnemar_p
 from quantprobe.stats.summary_groups import GroupSummary
-from quantprobe.stats.summary_tasks import TaskSummary
 
 MAX_SUBJECTS = 120
 MIN_SUBJECT_ITEMS = 5
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One cell: what is read, and what it is sorted by (None sorts last in both directions)."""
-
-    text: str
-    sort: float | str | None
-    css: str = ""
-
-
-@dataclass(frozen=True)
-class DataTable:
-    """A sortable table; columns are (title, unit), the first cell of each row is its header."""
-
-    id: str
-    caption: str
-    columns: tuple[tuple[str, str], ...]
-    rows: tuple[tuple[Cell, ...], ...]
-
-
-def task_table(cohort: Cohort, task: str) -> DataTable:
-    """One task in full, one line per quant that was measured on it."""
-    columns = (
-        ("Quant", ""), ("Accuracy", "%"), ("Drops", ""), ("Leapfrogs", ""), ("Other wrong", ""), ("Volume", "%"),
-        ("Index", "-1 to +1"), ("Margin shift", "nats"), ("Corrected p", ""), ("Finds", "points"), ("Questions", ""),
-        ("Invalid", ""),
-    )  # fmt: skip
-    measured = [
-        (label, q.tasks[task]) for label, q in zip(quant_labels(cohort), cohort.quants, strict=True) if task in q.tasks
-    ]
-    base = next((summary.acc_base for _, summary in measured if summary.acc_base is not None), None)
-    rules = sorted({printable(summary.rule) for _, summary in measured if summary.rule})
-    caption = f"{printable(task)}: the base is right on {format_estimate(base, 100)} %"
-    caption += f"; scored by the rule {' or '.join(rules)}" if rules else ""
-    rows = tuple(_task_row(label, summary) for label, summary in measured)
-    return DataTable(f"task-{safe_name(task)}", caption, columns, rows)
-
-
-def _task_row(label: str, task: TaskSummary) -> tuple[Cell, ...]:
-    return (
-        Cell(label, label),
-        _estimate(task.acc),
-        _count(task.drops),
-        _count(task.leapfrogs),
-        _count(task.wrong_to_other_wrong),
-        _estimate(task.volume),
-        _plain(task.direction_index),
-        Cell(format_interval(task.margin_shift), task.margin_shift.value if task.margin_shift else None),
-        _plain(task.holm_p),
-        _plain(task.mde, 100),
-        _count(task.n_items),
-        _count(task.n_invalid),
-    )
-
-
-def subject_table(cohort: Cohort, task: str) -> DataTable | None:
+def subject_table(cohort: Cohort, task: str) -> Table | None:
     """Net change (points, ± one standard error) of each quant in each subject; None where a task has none.
 
     A star marks cells whose exact McNemar p survives Holm's correction over the whole table. A task has subjects where
@@ -94,24 +36,22 @@ def subject_table(cohort: Cohort, task: str) -> DataTable | None:
     clear = _clear_cells([groups for _, groups in measured])
     rows = tuple(
         (
-            Cell(printable(subject), subject),
-            _count(n_of[subject]),
+            text_cell(subject),
+            count_cell(n_of[subject]),
             *(_subject(groups.get(subject), (i, subject) in clear) for i, (_, groups) in enumerate(measured)),
         )
         for subject in subjects
     )
-    columns = (("Subject", ""), ("Questions", ""), *((label, "points") for label, _ in measured))
-    caption = (
-        f"{printable(task)} by subject: net change ± one standard error. * clear of zero, corrected over the table"
-    )
-    return DataTable(f"subjects-{safe_name(task)}", caption, columns, rows)
+    columns = (Column("Subject"), Column("Questions"), *(Column(label, "points") for label, _ in measured))
+    caption = f"{task} by subject: net change ± one standard error (* clear of zero, corrected over the table)"
+    return Table(f"subjects-{safe_name(task)}", caption, columns, rows)
 
 
-def _clear_cells(quants: Sequence[object]) -> set[tuple[int, str]]:
+def _clear_cells(quants: Sequence[Mapping[str, GroupSummary]]) -> set[tuple[int, str]]:
     cells = [
         (i, subject, group.drops, group.leapfrogs)
         for i, groups in enumerate(quants)
-        for subject, group in groups.items()  # type: ignore[attr-defined]
+        for subject, group in groups.items()
         if group.drops is not None and group.leapfrogs is not None
     ]
     if not cells:
@@ -130,36 +70,17 @@ def _subject(group: GroupSummary | None, clear: bool) -> Cell:
     return Cell(f"{100 * net:+.1f} ± {100 * stderr:.1f}{' *' if clear else ''}", net, "clear" if clear else "")
 
 
-def files_table(cohort: Cohort) -> DataTable:
+def files_table(cohort: Cohort) -> Table:
     """Every file with what identifies it."""
     columns = (
-        ("Quant", ""), ("Size", "bytes"), ("bpw", ""), ("File type", ""), ("Importance matrix", ""), ("File", ""),
-        ("SHA-256", ""),
+        Column("Quant"), Column("Size", "bytes"), Column("bpw"), Column("File type"), Column("Importance matrix"),
+        Column("File"), Column("SHA-256"),
     )  # fmt: skip
-    rows = []
-    for quant in cohort.quants:
-        words = (quant.file_type, imatrix_text(quant.imatrix), file_name(quant.path), quant.sha256)
-        name = printable(quant.name)
-        rows.append((
-            Cell(name, name), _count(quant.size_bytes), _plain(quant.bpw),
-            *(Cell(printable(word), word) for word in words),
-        ))  # fmt: skip
-    return DataTable("files", "Every file of the cohort", columns, tuple(rows))
-
-
-def verdict_cell(verdict: str | None) -> Cell:
-    """A verdict with its shape."""
-    mark = mark_of(verdict)
-    return Cell(MISSING, None) if verdict is None else Cell(f"{mark.sign} {verdict}", verdict, mark.css)
-
-
-def _estimate(estimate: Estimate | None) -> Cell:
-    return Cell(format_estimate(estimate, 100), None if estimate is None else estimate.value)
-
-
-def _plain(value: float | None, scale: float = 1.0) -> Cell:
-    return Cell(format_plain(value, scale), value)
-
-
-def _count(value: int | None) -> Cell:
-    return Cell(MISSING if value is None else f"{value:,}", value)
+    rows = tuple(
+        (
+            text_cell(quant.name), count_cell(quant.size_bytes), plain_cell(quant.bpw), text_cell(quant.file_type),
+            text_cell(imatrix_text(quant.imatrix)), text_cell(file_name(quant.path)), text_cell(quant.sha256),
+        )
+        for quant in cohort.quants
+    )  # fmt: skip
+    return Table("files", "Every file of the cohort", columns, rows)
