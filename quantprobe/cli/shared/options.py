@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from quantprobe.errors import InputError
+from quantprobe.probes.grouping import GROUPINGS
 
 if TYPE_CHECKING:
     from quantprobe.sweep import Inputs, TaskInput, TextInput
@@ -165,6 +166,9 @@ _PROMPTING = stack(
                  help="Form of the question files, where it is not recognised: native, arc-jsonl, arc-labels-jsonl, "
                  "arc-original-jsonl, hellaswag-jsonl, query-jsonl, winogrande-jsonl, mmlu-jsonl, mmlu-csv, "
                  "mmlu-folder, truthfulqa-csv, hellaswag-text, winogrande-csv, multiple-choice-binary."),
+    click.option("--groups", "grouping", type=click.Choice(GROUPINGS),
+                 help="What the groups of the questions are: kinds of question (strata), sources of several questions "
+                 "(clusters), or neither.  [default: by format or file]"),
     click.option("--task-template", metavar="NAME",
                  help="Prompt: plain, question, qa (the choices continue the text); letters, mmlu (their letters do).  "
                  "[default: as lm-evaluation-harness, by format]"),
@@ -183,6 +187,7 @@ _PROMPTING = stack(
 
 _PROMPTING_NAMES = (
     "task_format", "task_template", "task_rule", "few_shot", "few_shot_file", "chat_template", "n_items", "skip_bad",
+    "grouping",
 )  # fmt: skip
 
 _TASKS = click.option(
