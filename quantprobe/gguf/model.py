@@ -9,10 +9,11 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from gguf import GGMLQuantizationType, LlamaFileType
+from gguf import GGMLQuantizationType
 
 from quantprobe.arrays import Float32Array
 from quantprobe.errors import FileFormatError, InputError
+from quantprobe.gguf.file_types import file_type_of
 from quantprobe.gguf.header import ArrayField, Header, Tensor
 from quantprobe.gguf.parts import find_tensor, hash_files, model_name, read_parts, read_span, split_paths
 
@@ -28,11 +29,6 @@ __all__ = [
     "require_measurable",
     "split_paths",
 ]
-
-GUESSED = int(LlamaFileType.GUESSED)
-FILE_TYPES: Mapping[int, str] = {41: "Q2_0"} | {  # 41 is in llama.cpp's llama.h and not yet in gguf 0.19
-    int(kind): kind.name.removeprefix("MOSTLY_").removeprefix("ALL_") for kind in LlamaFileType
-}
 
 # What decides which ids a text becomes and which token a row's column stands for. Left out on purpose: the chat
 # template, and ids that tokenizing a text never uses (eos, eot, padding, fim), because re-uploads often fix them.
@@ -260,8 +256,9 @@ def vocabulary_size(parts: Sequence[Header], architecture: str) -> int:
 def file_type_name(first: Header, tensors: Sequence[Tensor]) -> str:
     """llama.cpp's name of the file type, or the type of most weights where the file names none that is known."""
     number = first.integer("general.file_type")
-    if number is not None and number & ~GUESSED in FILE_TYPES:
-        return FILE_TYPES[number & ~GUESSED]
+    name = None if number is None else file_type_of(number)
+    if name is not None:
+        return name
     weights: dict[str, int] = {}
     for tensor in tensors:
         weights[tensor.type_name] = weights.get(tensor.type_name, 0) + tensor.n_elements

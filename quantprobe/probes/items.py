@@ -10,10 +10,6 @@ import numpy as np
 from quantprobe.arrays import Int32Array, Int64Array
 from quantprobe.probes.grouping import UNGROUPED
 
-RULES = ("tokens", "sum", "bytes", "chars", "letter")
-WINOGRANDE_RULES = ("llama_winogrande", "llama_winogrande_compat")
-"""Names of the scoring rules; `quantprobe.metrics.scores.score_choices` defines them."""
-
 
 @dataclass(frozen=True)
 class Question:
@@ -41,7 +37,7 @@ class ChoiceItem:
     So a branch of one token adds no row, and the last token of a choice is never decoded.
 
     Branches beyond the choices (`len(branches) > n_choices`) score nothing by themselves; they hold rows
-    that `llama_winogrande_compat` needs (`quantprobe.probes.questions.winogrande`).
+    that a rule with `slip` needs (`quantprobe.probes.questions.winogrande`).
     """
 
     id: str
@@ -94,7 +90,7 @@ class TaskProbe:
 
     name: str
     rule: str
-    """The rule that decides correctness, one of `RULES` or `WINOGRANDE_RULES`."""
+    """The rule that decides correctness, by its name in `quantprobe.probes.rules.RULES`."""
     template: str
     """What made the prompts, named; part of the results."""
     items: tuple[ChoiceItem, ...]

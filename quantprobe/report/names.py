@@ -1,26 +1,54 @@
-"""Names of quants as tables and plots show them."""
+"""Names of quants as tables, plots and sentences show them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from quantprobe.report.printable import printable
+from quantprobe.run.cohort import Cohort
 
 MARKS = "-._ /"
 
 
-def short_names(names: Sequence[str], base: str = "") -> list[str]:
-    """`names` without the beginning that all of them (and the base, if given) share, cut behind a mark.
+@dataclass(frozen=True)
+class ShortNames:
+    """Names without `start`, the beginning that all of them share and a title says once; on one line, safe to show."""
 
-    `Model-7B-Q4_K_M`, `Model-7B-Q8_0` -> `Q4_K_M`, `Q8_0`. A single name without a base stays whole.
-    """
+    start: str
+
+    def __call__(self, name: str) -> str:
+        return " ".join(printable(name.removeprefix(self.start) or name).split())
+
+    @property
+    def note(self) -> str:
+        """`, names without "Model-7B-"`; empty where nothing is taken off."""
+        return f', names without "{self.start}"' if self.start else ""
+
+
+WHOLE = ShortNames("")
+
+
+def cohort_names(cohort: Cohort) -> ShortNames:
+    """What the quants of a cohort are called."""
+    return ShortNames(shared_start([quant.name for quant in cohort.quants], cohort.base.name))
+
+
+def shared_start(names: Sequence[str], base: str = "") -> str:
+    """What all of `names` (and the base, if given) begin with, cut behind a mark; empty for a single name."""
     known = [*names, base] if base else list(names)
-    if len(known) < 2:
-        return list(names)
     start = 0
     for i, letters in enumerate(zip(*known, strict=False)):
         if len(set(letters)) > 1:
             break
         start = i + 1 if letters[0] in MARKS else start
-    return [name[start:] or name for name in names]
+    return known[0][:start] if len(known) > 1 else ""
+
+
+def short_names(names: Sequence[str], base: str = "") -> list[str]:
+    """`Model-7B-Q4_K_M`, `Model-7B-Q8_0` -> `Q4_K_M`, `Q8_0`; see `shared_start`."""
+    short = ShortNames(shared_start(names, base))
+    return [short(name) for name in names]
 
 
 def join_words(words: Sequence[str], most: int = 5) -> str:

@@ -186,8 +186,10 @@ def _merge_controls(controls: Sequence[NullControl]) -> NullControl | None:
 
 
 def _require_same_base(first: RunFolder, a: Results, second: RunFolder, b: Results) -> None:
-    if a.base.sha256 != b.base.sha256:
+    same = a.base.sha256 == b.base.sha256 and (a.base.sha256 or a.base.name == b.base.name)
+    if not same:
         raise MismatchError(
             f"{first.path} and {second.path} have different bases, {a.base.name} ({a.base.sha256[:12]}) and "
-            f"{b.base.name} ({b.base.sha256[:12]}); a cohort is measured against one base"
+            f"{b.base.name} ({b.base.sha256[:12]}); a cohort is measured against one base, and imported results join "
+            "one with --like RUN"
         )

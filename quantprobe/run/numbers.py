@@ -47,7 +47,8 @@ def cohort_numbers(cohort: Cohort) -> Iterator[Number]:
         ]
         probes += [("task", name, task) for name, task in quant.tasks.items()]
         for kind, probe, summary in probes:
-            for measure, e in _estimates(summary):
+            n = summary.n_rows if isinstance(summary, TextSummary) else summary.n_items
+            for measure, e in _estimates(summary, n or 0):
                 unit = e.unit or UNITS[kind].get(measure, "")
                 yield Number(
                     quant.name, quant.sha256, quant.size_bytes, kind, probe, measure,
@@ -55,10 +56,11 @@ def cohort_numbers(cohort: Cohort) -> Iterator[Number]:
                 )  # fmt: skip
 
 
-def _estimates(summary: TextSummary | TaskSummary) -> Iterator[tuple[str, Estimate]]:
+def _estimates(summary: TextSummary | TaskSummary, n: int) -> Iterator[tuple[str, Estimate]]:
+    """Every number of a summary; a plain one, over `n` rows or items, as an estimate without uncertainty."""
     for each in fields(summary):
         value = getattr(summary, each.name)
         if isinstance(value, Estimate):
             yield each.name, value
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield each.name, Estimate(float(value))
+            yield each.name, Estimate(float(value), n=n)

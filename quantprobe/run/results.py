@@ -11,20 +11,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from quantprobe.errors import FileFormatError, InputError
 from quantprobe.gguf.model import ImatrixInfo, ModelIdentity
 from quantprobe.run.folder import RunFolder
-from quantprobe.run.json_text import write_json
+from quantprobe.run.json_text import plain, write_json
 from quantprobe.stats.estimates import Estimate
 from quantprobe.stats.summary import TextSummary
 from quantprobe.stats.summary_tasks import TaskSummary
 
 FORMAT_VERSION = 1
 """Raised when a reader of the version before would misread the file; new members alone do not raise it."""
+
+_Record = TypeVar("_Record")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +117,7 @@ def write_results(results: Results, run: RunFolder) -> None:
 
 def results_document(results: Results) -> dict[str, Any]:
     """The content of `results.json` as plain JSON values; a number that does not exist is null."""
-    document: dict[str, Any] = json.loads(msgspec.json.encode(results))  # NaN and infinities become null
+    document: dict[str, Any] = plain(results)
     for quant in document["quants"]:
         if quant["files"] == {"texts": {}, "tasks": {}}:
             del quant["files"]
@@ -134,7 +136,7 @@ def read_results(path: Path) -> Results:
     """
     file = path if path.is_file() else path / "results.json"
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{file} does not exist; give the folder that holds a run's results.json") from error
     except OSError as error:
@@ -142,6 +144,10 @@ def read_results(path: Path) -> Results:
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{file} is not JSON ({error}); it may be truncated, run the sweep again") from error
     return parse_results(document, str(file))
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON; a number that does not exist is null")
 
 
 def parse_results(document: Any, where: str = "results.json") -> Results:
@@ -152,34 +158,55 @@ def parse_results(document: Any, where: str = "results.json") -> Results:
             f"{where}: format_version is {version!r}, expected {FORMAT_VERSION}, the only version that this "
             "quantprobe reads; run the sweep again, or correct the program that wrote the file"
         )
+    results = _convert(_with_estimates(document, where), Results, where)
+    _check_files(results, where)
+    return results
+
+
+def _convert(value: Any, kind: type[_Record], where: str) -> _Record:
     try:
-        results = msgspec.convert(_with_estimates(document), Results, strict=True)
+        return msgspec.convert(value, kind, strict=True)
     except (msgspec.ValidationError, RecursionError) as error:
         raise FileFormatError(
             f"{where}: {error}; a number that does not exist is written as null; run the sweep again, or correct the "
             "program that wrote the file"
         ) from error
-    _check_files(results, where)
-    return results
 
 
 def results_schema() -> dict[str, Any]:
-    """JSON Schema of `results.json`, generated from the records."""
-    return msgspec.json.schema(Results)
+    """JSON Schema of `results.json`, generated from the records: `docs/results.schema.json`."""
+    schema = msgspec.json.schema(Results)
+    for record in schema["$defs"].values():
+        record["description"] = " ".join(record.get("description", "").split())
+    top = schema["$defs"][Results.__name__]
+    top["properties"]["format_version"] = {"const": FORMAT_VERSION}
+    top["required"] = ["format_version", *top["required"]]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "results.json", **schema}
 
 
-def _with_estimates(document: dict[str, Any]) -> dict[str, Any]:
-    """A document in which plain numbers stand as estimates, and estimates as numbers, where the records say so."""
-    for quant in _entries(document.get("quants")):
+def _with_estimates(document: dict[str, Any], where: str) -> dict[str, Any]:
+    """A document in which plain numbers stand as estimates, and estimates as numbers, where the records say so.
+
+    Each entry is checked here, where its name is known.
+    """
+    for i, quant in enumerate(_entries(document.get("quants"))):
         for name, kind in (("texts", TextSummary), ("tasks", TaskSummary)):
-            entries = quant.get(name)
-            if isinstance(entries, dict):
-                quant[name] = {probe: _coerced(entry, kind) for probe, entry in entries.items()}
+            quant[name] = _coerced_all(quant.get(name), kind, f"{where}, quants[{i}].{name}")
         quant["pooled"] = _coerced(quant.get("pooled"), TaskSummary)
     null = document.get("null_control")
-    if isinstance(null, dict) and isinstance(null.get("texts"), dict):
-        null["texts"] = {text: _coerced(entry, NullText) for text, entry in null["texts"].items()}
+    if isinstance(null, dict):
+        null["texts"] = _coerced_all(null.get("texts"), NullText, f"{where}, null_control.texts")
     return document
+
+
+def _coerced_all(entries: Any, kind: type[Any], where: str) -> Any:
+    if not isinstance(entries, dict):
+        return {} if entries is None else entries
+    coerced = {name: _coerced(entry, kind) for name, entry in entries.items()}
+    for name, entry in coerced.items():
+        if entry is not None:
+            _convert(entry, kind, f"{where}.{name}")
+    return coerced
 
 
 def _entries(value: Any) -> list[dict[str, Any]]:
@@ -189,11 +216,13 @@ def _entries(value: Any) -> list[dict[str, Any]]:
 def _coerced(entry: Any, kind: type[Any]) -> Any:
     if not isinstance(entry, dict):
         return entry
-    estimates = {each.name for each in dataclasses.fields(kind) if str(each.type).startswith("Estimate")}
+    estimates = {each.name: each.type for each in dataclasses.fields(kind) if str(each.type).startswith("Estimate")}
     changed = dict(entry)
     for key, value in entry.items():
         if key in estimates and isinstance(value, int | float) and not isinstance(value, bool):
             changed[key] = {"value": value}
+        elif value is None and estimates.get(key) == "Estimate":  # measured, and there was no number
+            changed[key] = {"value": None}
         elif key not in estimates and isinstance(value, dict) and "value" in value:
             changed[key] = value["value"]
     return changed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from quantprobe.run.compare import require_comparable, setting_differences
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.questions import write_task_questions
 from quantprobe.run.results import NullControl, Quant, Results, TaskFacts
-from quantprobe.settings import Settings
+from quantprobe.settings import EQUIVALENCE_MARGIN, Settings
 from quantprobe.stats.llama_summary import LlamaStatistics
 from quantprobe.stats.verdicts import correct_over_quants
 from quantprobe.sweep.inputs import Progress, check_names, identify, read_measurable
@@ -46,7 +46,7 @@ def compare_quants(
     base_model: Path | None = None,
     allow: Sequence[str] = (),
     llama_compat: bool = False,
-    margin: float = 0.01,
+    margin: float = EQUIVALENCE_MARGIN,
     groupings: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Decode every quant over the probes of a capture and compare, row by row.
@@ -67,11 +67,12 @@ def compare_quants(
     )
     changed = [str(each) for each in differences if each.moves_logits]
     for change in changed:
-        progress.note(f"compared under other settings than the capture: {change}")
+        progress.note(f"compared under settings that differ from the capture's: {change}")
     infos = [identify(info, progress) for info in read_quants(quants, capture.meta.base)]
     comparing = Measuring(capture, settings, RunFolder(run), progress, base_model, llama_compat, margin)
     tasks = task_facts(capture, groupings or {})
     write_questions(capture, RunFolder(run), tasks)
+    comparing.plan(infos)
     measured = correct_tasks([comparing.compare(info) for info in infos])
     results = Results(
         base=capture.meta.base,
@@ -146,9 +147,7 @@ def captured_settings(capture_path: Path, changes: Mapping[str, Any]) -> Setting
     The window length is the capture's own. Threads are this machine's, as the captured number need not fit it.
     """
     captured: Mapping[str, Any] = Capture.open(capture_path).meta.settings
-    known = {field.name: captured[field.name] for field in fields(Settings) if field.name in captured}
-    known.update(tensor_split=tuple(known.get("tensor_split", ())), n_threads=None)
-    return Settings(**{**known, **changes})
+    return Settings.of({**captured, "n_threads": None, **changes})
 
 
 def read_quants(quants: Sequence[Path], base: ModelIdentity | ModelInfo) -> list[ModelInfo]:

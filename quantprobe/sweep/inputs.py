@@ -18,6 +18,9 @@ from quantprobe.settings import Settings
 class Progress(Protocol):
     """Where a long job tells how far it is; one label at a time."""
 
+    def plan(self, n_jobs: int, n_tokens: int) -> None:
+        """What the whole run has still to decode: models times probes, and their tokens."""
+
     def start(self, label: str, total: int | None, unit: str) -> None: ...
     def advance(self, n: int = 1) -> None: ...
     def finish(self) -> None: ...
@@ -26,6 +29,9 @@ class Progress(Protocol):
 
 class _Silent:
     """Tells nobody."""
+
+    def plan(self, n_jobs: int, n_tokens: int) -> None:
+        """Nothing."""
 
     def start(self, label: str, total: int | None, unit: str) -> None:
         """Nothing."""

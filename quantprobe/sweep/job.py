@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from quantprobe.run.folder import RunFolder
-from quantprobe.settings import Settings
+from quantprobe.settings import EQUIVALENCE_MARGIN, Settings
 from quantprobe.sweep.capturing import capture_prepared, prepare
 from quantprobe.sweep.comparing import Outcome, compare_quants, read_quants
 from quantprobe.sweep.inputs import Inputs, Progress, read_measurable
@@ -23,7 +23,7 @@ def sweep(
     *,
     kind: str | None = None,
     llama_compat: bool = False,
-    margin: float = 0.01,
+    margin: float = EQUIVALENCE_MARGIN,
 ) -> Outcome:
     """Measure quants against their base on texts and tasks; everything is kept under `run`.
 
@@ -34,7 +34,7 @@ def sweep(
     prepared = prepare(base, inputs, settings, progress)
     key = digest({"base": prepared.info.sha256, "kind": kind, **prepared.recorded()})
     capture = RunFolder(run).capture(key)
-    capture_prepared(prepared, capture, progress, kind=kind)
+    capture_prepared(prepared, capture, progress, kind=kind, n_quants=len(quants))
     return compare_quants(
         capture, quants, settings, run, progress, base_model=base, llama_compat=llama_compat, margin=margin,
         groupings={task.given.name: task.grouping for task in prepared.tasks},

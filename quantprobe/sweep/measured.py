@@ -17,6 +17,7 @@ from quantprobe.metrics.direction import measure_direction
 from quantprobe.metrics.rows import ROW_DTYPE, row_metrics
 from quantprobe.metrics.scores import logprob_pairs, pair_layout, score_choices
 from quantprobe.probes.items import TaskProbe
+from quantprobe.probes.rules import RULES
 from quantprobe.probes.text import TextProbe
 from quantprobe.run.json_text import plain
 from quantprobe.run.rows import read_arrays, write_arrays
@@ -120,8 +121,8 @@ class MeasuredTask:
 
     def _answers(self, logprobs: FloatArray, rule: str, kld: FloatArray | None) -> Answers:
         scores = score_choices(logprobs, self.layout, rule)
-        if rule.startswith("llama_winogrande"):
-            # llama.cpp gives a tie to the second choice, answers_from_logprobs to the first: one step decides it
+        if RULES[rule].ties_to_last:
+            # answers_from_logprobs gives a tie to the first choice: one step decides it
             tied = scores[:, 0] == scores[:, 1]
             scores[tied, 0] = np.nextafter(scores[tied, 0], -np.inf)
         items = self.probe.items

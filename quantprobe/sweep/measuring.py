@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +16,17 @@ from quantprobe.engine.base_rows import BaseRows, open_base_rows
 from quantprobe.engine.devices import head_device
 from quantprobe.engine.model import Model
 from quantprobe.engine.plan import block_rows
+from quantprobe.engine.plan_choices import n_naive_tokens
 from quantprobe.engine.runner import n_probe_tokens, probe_blocks
 from quantprobe.gguf.model import ModelInfo
 from quantprobe.metrics.answers import Answers, pool_answers
 from quantprobe.probes.items import TaskProbe
+from quantprobe.probes.rules import RULES
 from quantprobe.probes.text import TextProbe
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.items import write_items
 from quantprobe.run.results import Quant
+from quantprobe.run.rows import read_arrays
 from quantprobe.settings import Settings, moves_logits
 from quantprobe.stats.llama_summary import LlamaStatistics, summarise_llama
 from quantprobe.stats.summary import TextSummary
@@ -94,6 +97,30 @@ class Measuring:
             self._base_rows = open_base_rows(self.capture, device, self.settings.n_threads or 1, self.base_model)
         return self._base_rows
 
+    def plan(self, infos: Sequence[ModelInfo]) -> None:
+        """Tell what is to be decoded, and what an earlier run has measured already."""
+        every = [(info, probe) for info in infos for probe in self.probes]
+        left = [probe for info, probe in every if not self._is_measured(info, probe)]
+        if left:
+            self.progress.plan(len(left), sum(self._n_tokens(probe) for probe in left))
+        if len(left) < len(every):
+            n_done = len(every) - len(left)
+            self.progress.note(f"{n_done} of {len(every)} measurements are already in {self.run.path}; using them")
+
+    def _is_measured(self, info: ModelInfo, probe: Probe) -> bool:
+        path = self._rows_path(info, probe)
+        found = read_arrays(path, self._rows_key(info, probe), (), ("decoded",))
+        return found is not None and all(decoded.all() for decoded in found.values())
+
+    def _n_tokens(self, probe: Probe) -> int:
+        """Tokens that a model decodes for a probe; at most so many where an imported capture does not tell."""
+        n_tokens = self.capture.entry(probe.name).n_tokens
+        return n_tokens or (int(probe.tokens.size) if isinstance(probe, TextProbe) else n_naive_tokens(probe))
+
+    def _rows_path(self, info: ModelInfo, probe: Probe) -> Path:
+        kind = self.run.rows if isinstance(probe, TextProbe) else self.run.task_rows
+        return kind(info.name, probe.name)
+
     def compare(self, info: ModelInfo) -> Quant:
         """Measure one quant on every probe."""
         texts: dict[str, TextSummary] = {}
@@ -117,7 +144,7 @@ class Measuring:
     def text(self, model: LazyModel, probe: TextProbe) -> MeasuredText:
         """The rows of a quant on one text."""
         measured = MeasuredText(probe, self.llama_compat)
-        path, key = self.run.rows(model.info.name, probe.name), self._rows_key(model.info, probe)
+        path, key = self._rows_path(model.info, probe), self._rows_key(model.info, probe)
         if not measured.load(path, key):
             self._decode(model, probe, measured, None)
             measured.save(path, key)
@@ -126,7 +153,7 @@ class Measuring:
     def task(self, model: LazyModel, probe: TaskProbe, wanted: Int64Array | None = None) -> MeasuredTask:
         """The answers of a quant to one task: to the items `wanted` (None: all) and those that are there already."""
         measured = MeasuredTask(probe)
-        path, key = self.run.task_rows(model.info.name, probe.name), self._rows_key(model.info, probe)
+        path, key = self._rows_path(model.info, probe), self._rows_key(model.info, probe)
         measured.load(path, key)
         missing = measured.missing() if wanted is None else np.intersect1d(measured.missing(), wanted)
         if len(missing):
@@ -148,7 +175,7 @@ class Measuring:
     def _summarise_task(self, info: ModelInfo, measured: MeasuredTask, base: Answers, quant: Answers) -> TaskSummary:
         probe = measured.probe
         write_items(self.run.items(info.name, probe.name), base, quant)
-        norm = None if probe.rule.startswith(("letter", "llama_winogrande")) else measured.answers("chars")
+        norm = RULES[probe.rule].norm
         return summarise_task(
             base,
             quant,
@@ -156,7 +183,7 @@ class Measuring:
             rule=probe.rule,
             template=probe.template,
             n_left_out=probe.n_left_out,
-            norm=norm,
+            norm=None if norm is None else measured.answers(norm),
         )
 
     def _rows_key(self, info: ModelInfo, probe: Probe) -> str:

@@ -12,10 +12,12 @@ from quantprobe.gguf.model import ModelInfo
 from quantprobe.probes.chat import chat_renderer
 from quantprobe.probes.grouping import check_grouping
 from quantprobe.probes.items import Question, TaskProbe
-from quantprobe.probes.prompts import PromptedQuestion, default_rule, find_template, prompt_questions
+from quantprobe.probes.prompts import PromptedQuestion, prompt_questions
 from quantprobe.probes.questions.recognise import QuestionFile, read_questions
 from quantprobe.probes.questions.selection import hellaswag_selection, multiple_choice_selection
-from quantprobe.probes.task import check_rule, task_probe
+from quantprobe.probes.rules import check_rule, default_rule, find_rule
+from quantprobe.probes.task import task_probe
+from quantprobe.probes.templates import find_template
 from quantprobe.sweep.inputs import Inputs, Progress, TaskInput
 
 
@@ -47,8 +49,8 @@ def read_tasks(inputs: Inputs, progress: Progress) -> list[ReadTask]:
         questions = _select(file, given.n_items)
         template = find_template(given.template, file.format)
         rule = given.rule or default_rule(template, questions)
-        if inputs.llama_compat and rule == "llama_winogrande":
-            rule = "llama_winogrande_compat"
+        if inputs.llama_compat:
+            rule = find_rule(rule).compat or rule
         # what a template, rule or number of examples cannot do shows here, before minutes of loading
         resolved, prompted = prompt_questions(questions, template, given.few_shot, file.dev)
         for question in prompted:

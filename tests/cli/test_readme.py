@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from readme_tables import README, with_tables
+from readme_tables import PAGES as TABLE_PAGES
+from readme_tables import README, TABLES, places, with_tables
 from tiny_gguf import write_tiny
 
 from quantprobe.cli.main import cli
@@ -96,8 +97,16 @@ def test_commands_run_in_their_order() -> None:
         assert list(Path("run").glob(pattern)), f"the README names run/{name}"
 
 
-def test_tables_are_the_programs() -> None:
-    assert with_tables(TEXT) == TEXT, "run: python tests/readme_tables.py"
+@pytest.mark.parametrize("page", TABLE_PAGES, ids=lambda page: page.name)
+def test_tables_are_the_programs(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert with_tables(text) == text, "run: python tests/support/readme_tables.py"
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_each_table_has_one_place(name: str) -> None:
+    texts = [page.read_text(encoding="utf-8") for page in TABLE_PAGES]
+    assert sum(len(places(name, text)) for text in texts) == 1
 
 
 def test_ci_runs_the_test_command() -> None:

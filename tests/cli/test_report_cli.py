@@ -74,7 +74,7 @@ def test_import_of_logs_and_of_a_csv_can_be_studied(tmp_path):
     log.write_text("1\t100.00000000\n2\t50.00000000\n3\t66.66666667\n")
     base.write_text("1\t100.00000000\n2\t100.00000000\n3\t100.00000000\n")
     result = call(import_results, "-o", tmp_path / "h.run", "--task", "hella", "--base-log", base, log)
-    assert "Imported 1 quants" in result.output and "by itself only" in result.output
+    assert "Imported 1 quants" in result.output and "only be studied by itself" in result.output
     entry = json.loads((tmp_path / "h.run" / "results.json").read_text(encoding="utf-8"))["quants"][0]
     assert entry["name"] == "Q4_K_M" and entry["tasks"]["hella"]["drops"] == 1
     (tmp_path / "k.csv").write_text("model_name,Mean KLD_mean,Median KLD\nA,0.1,0.05\nB,0.2,0.1\nC,0.3,0.2\n")

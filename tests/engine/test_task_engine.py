@@ -16,9 +16,10 @@ from quantprobe.errors import InputError
 from quantprobe.gguf.model import read_model_info
 from quantprobe.metrics.scores import logprob_pairs, pair_layout, score_choices
 from quantprobe.probes.items import Question, TaskProbe
-from quantprobe.probes.prompts import TEMPLATES, prompt_questions
+from quantprobe.probes.prompts import prompt_questions
 from quantprobe.probes.questions.jsonl import write_native
 from quantprobe.probes.task import task_probe
+from quantprobe.probes.templates import TEMPLATES
 
 llama_cpp = pytest.importorskip("llama_cpp")
 

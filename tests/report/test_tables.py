@@ -17,15 +17,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_results import LADDER, N_ROWS, document, estimate, text_numbers
+from quantprobe.report.results_view import parse_results, read_results
+from quantprobe.run.results_file import format_json, plain, results_document, write_json
 from rich.console import Console
 
 from quantprobe.errors import FileFormatError, InputError
 from quantprobe.files import write_text
 from quantprobe.report.highlights import highlights
 from quantprobe.report.numbers import format_estimate, format_plain, format_size
-from quantprobe.report.results_view import parse_results, read_results
 from quantprobe.report.tables import texts as tables
-from quantprobe.run.results_file import format_json, plain, results_document, write_json
 from quantprobe.stats.estimates import Estimate
 
 

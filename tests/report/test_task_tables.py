@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from answer_factory import make_pair
 from made_results import document
+from quantprobe.report.results_view import POOLED, ResultsView, parse_results
+from quantprobe.report.task_highlights import task_highlights
+from quantprobe.run.results_file import plain
 from rich.console import Console
 
-from quantprobe.report.results_view import POOLED, ResultsView, parse_results
 from quantprobe.report.tables.tasks import (
     csv_tasks,
     format_interval,
@@ -22,8 +24,6 @@ from quantprobe.report.tables.tasks import (
     terminal_task_table,
 )
 from quantprobe.report.tables.texts import markdown
-from quantprobe.report.task_highlights import task_highlights
-from quantprobe.run.results_file import plain
 from quantprobe.stats.estimates import Estimate
 from quantprobe.stats.summary_tasks import TaskSummary, summarise_task
 from quantprobe.stats.verdicts import correct_over_quants

@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from quantprobe.errors import InputError
 from quantprobe.stats.correlation import Resampling
+from quantprobe.stats.design import ItemDesign, item_design
 from quantprobe.stats.paired import compare_paired
 from quantprobe.study.correlations import accuracy_variables, correlation_table, direction_targets
 from quantprobe.study.decomposition import cross_task, decompose
@@ -37,6 +38,10 @@ from quantprobe.study.zone import (
 )
 
 QUICK = Resampling(n_boot=100, n_perm=499)
+
+
+def alone(n_items: int) -> ItemDesign:
+    return item_design([""] * n_items, "none")
 
 
 def _scores(drops: list[list[float]], leapfrogs: list[list[float]], n: int = 100) -> TaskScores:
@@ -184,7 +189,7 @@ def _answers(seed: int, n_quants: int = 3, n_items: int = 80) -> TaskAnswers:
     kld = np.round(np.exp(rng.normal(0, 1, (n_quants, n_items))), 2)  # with ties
     base = np.broadcast_to(rng.random(n_items) < 0.6, kld.shape).copy()
     correct = base ^ (rng.random(kld.shape) < 0.1 * np.minimum(kld, 5))
-    return TaskAnswers(f"t{seed}", np.arange(n_quants), np.arange(n_items), base, correct, kld)
+    return TaskAnswers(f"t{seed}", np.arange(n_quants), alone(n_items), base, correct, kld)
 
 
 def _panel(*tasks: TaskAnswers, sizes: np.ndarray | None = None) -> Panel:
@@ -234,7 +239,7 @@ def test_item_level_interval_covers_when_items_are_shared() -> None:
         latent = rng.normal(size=150)
         kld = np.exp(latent + rng.normal(0, 0.3, (6, 150)))
         wrong = (latent + rng.normal(0, 2, 150) > 0.8) ^ (rng.random((6, 150)) < 0.05)
-        task = TaskAnswers("t", np.arange(6), np.arange(150), ~wrong, ~wrong, kld)
+        task = TaskAnswers("t", np.arange(6), alone(150), ~wrong, ~wrong, kld)
         row = next(
             r for r in item_level(_panel(task), np.ones(6, bool), 0.95) if (r.subset, r.outcome) == ("full", "fails")
         )
@@ -282,7 +287,7 @@ def test_router_interval_covers_a_coin() -> None:
     for _ in range(100):
         base = rng.random(200) < 0.5
         correct = base ^ (rng.random((6, 200)) < 0.1)
-        task = TaskAnswers("t", np.arange(6), np.arange(200), np.tile(base, (6, 1)), correct, rng.random((6, 200)))
+        task = TaskAnswers("t", np.arange(6), alone(200), np.tile(base, (6, 1)), correct, rng.random((6, 200)))
         row = route(_panel(task), np.ones(6, bool), 0.95)[0]
         covered += row.by_item.low <= 0.5 <= row.by_item.high
     assert 89 <= covered <= 100

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from quantprobe.arrays import FloatArray
+from quantprobe.stats.design import item_design
 from quantprobe.study.fidelity import ALL_TEXTS, Variable
 from quantprobe.study.panel import Panel, TaskAnswers, TaskScores, TextWindows
 
@@ -54,7 +55,7 @@ def _task(name: str, klds: FloatArray, shifts: FloatArray, n_items: int, rng: np
     return TaskAnswers(
         name=name,
         quants=np.arange(len(klds)),
-        clusters=np.arange(n_items),
+        design=item_design([""] * n_items, "none"),
         base_correct=np.broadcast_to(margins > 0, noise.shape).copy(),
         correct=margins + shifts[:, None] + noise > 0,
         kld=klds[:, None] * np.exp(rng.normal(0, 1, noise.shape)),

@@ -27,6 +27,7 @@ from quantprobe.probes.questions.llama import (
     read_multiple_choice,
     read_winogrande_csv,
 )
+from quantprobe.probes.templates import FORMATS
 
 TEXT_READERS: dict[str, Callable[[Path, str], Iterator[Entry]]] = {
     "mmlu-csv": lambda path, text: read_mmlu(path, text, subject_of(path)),
@@ -35,8 +36,6 @@ TEXT_READERS: dict[str, Callable[[Path, str], Iterator[Entry]]] = {
     "winogrande-csv": read_winogrande_csv,
 }
 BINARY, FOLDER = "multiple-choice-binary", "mmlu-folder"
-FORMATS = (*SHAPES, *TEXT_READERS, BINARY, FOLDER)
-"""Names for `--task-format`."""
 
 
 @dataclass(frozen=True)
