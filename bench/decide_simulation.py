@@ -14,7 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +46,11 @@ class Pair:
     base: FloatArray
     quant: FloatArray
     flips: FloatArray
+    design: ItemDesign
 
-    @property
-    def design(self) -> ItemDesign:
-        return item_design([""] * len(self.flips), "none")
+
+def paired(name: str, kld: float, base: FloatArray, quant: FloatArray) -> Pair:
+    return Pair(name, kld, base, quant, (quant > 0) * 1.0 - (base > 0), item_design([""] * len(base), "none"))
 
 
 def noise(kind: str, n: int, rng: np.random.Generator) -> FloatArray:
@@ -59,19 +60,28 @@ def noise(kind: str, n: int, rng: np.random.Generator) -> FloatArray:
 
 
 class Population:
-    """Questions without end: draws pools on which a quant's change is the truth only on average."""
+    """Questions without end: draws pools on which a quant's change is the truth only on average.
 
-    def __init__(self, kind: str, kld: float, net: float) -> None:
+    With `passages`, a pool is so many passages of equal size, each of which a quant moves as a whole by a further shift
+    of a third of sqrt(KLD).
+    """
+
+    def __init__(self, kind: str, kld: float, net: float, passages: int = 0) -> None:
         rng = np.random.default_rng(7)
         base, moved = rng.normal(CENTRE, SD, 400_000), kld**0.5 * noise(kind, 400_000, rng)
+        moved += kld**0.5 / 3 * rng.normal(size=400_000) * (passages > 0)
         right = np.mean(base > 0)
         self.shift = optimize.brentq(lambda mu: np.mean(base + moved + mu > 0) - right - net, -4, 4, xtol=1e-5)
-        self.kind, self.kld = kind, kld
+        self.kind, self.kld, self.passages = kind, kld, passages
 
     def draw(self, n: int, rng: np.random.Generator) -> Pair:
         base = rng.normal(CENTRE, SD, n)
         quant = base + self.shift + self.kld**0.5 * noise(self.kind, n, rng)
-        return Pair("", self.kld, base, quant, (quant > 0) * 1.0 - (base > 0))
+        if not self.passages:
+            return paired("", self.kld, base, quant)
+        passage = np.arange(n) * self.passages // n
+        quant += self.kld**0.5 / 3 * rng.normal(size=self.passages)[passage]
+        return replace(paired("", self.kld, base, quant), design=item_design([f"p{g}" for g in passage], "clusters"))
 
 
 def variance_ratio(pair: Pair, share: float, scale: float = SCALE, hajek: bool = False) -> float:
@@ -98,9 +108,7 @@ def print_variances(pairs: Sequence[Pair]) -> None:
 
 def print_fixed(n_runs: int, n_items: int = 1500, share: float = 0.4) -> None:
     """Coverage and false equivalence of one look at a fixed share, truth at the margin."""
-    print(
-        f"\n{share:.0%} of {n_items} items, truth exactly -1 point, {n_runs} runs: coverage at 95 %, false equivalence at 5 %"
-    )
+    print(f"\n{share:.0%} of {n_items} items against all, truth exactly -1 point, {n_runs} runs")
     for kind, kld in (("mixed", 0.01), ("mixed", 0.1), ("mixed", 0.3), ("normal", 0.1)):
         population, rng = Population(kind, kld, -MARGIN), np.random.default_rng(11)
         found = np.zeros((2, 2))
@@ -110,11 +118,61 @@ def print_fixed(n_runs: int, n_items: int = 1500, share: float = 0.4) -> None:
                 pi = decode_probabilities(pair.base, kld, part)
                 mean = sampled_mean(pair.flips, rng.random(n_items) < pi, pi, pair.design)
                 wide, narrow = mean.estimate("fraction", 0.95), mean.estimate("fraction", 0.9)
-                found[row] += (wide.low <= -MARGIN <= wide.high, -MARGIN < narrow.low and narrow.high < MARGIN)
-        cells = " | ".join(
-            f"{name} {c:.3f} {f:.3f}" for name, (c, f) in zip(("sampled", "all"), found / n_runs, strict=True)
+                found[row] += (wide.low <= -MARGIN <= wide.high, narrow.low > -MARGIN and narrow.high < MARGIN)
+        (covered, false), (covered_all, false_all) = found / n_runs
+        print(
+            f"  {kind:6} KLD {kld:.2f}: 95 % interval covers {covered:.3f} (all items {covered_all:.3f}); "
+            f"false equivalence at 5 % {false:.3f} ({false_all:.3f})"
         )
-        print(f"  {kind:6} KLD {kld:.2f}: {cells}")
+
+
+def print_designs(n_runs: int, n_items: int = 1200, kld: float = 0.2) -> None:
+    """Coverage with clusters, with passages decoded whole, and with strata."""
+    print(f"\nTruth -1 point, {n_items} items, KLD {kld}, {n_runs} runs: truth inside at 40 %; at all of three looks")
+    rule, rng = StopRule(shares=(0.2, 0.4, 1.0)), np.random.default_rng(12)
+    for passages, whole in ((0, False), (3, False), (5, False), (20, False), (57, False), (240, False), (240, True)):
+        population = Population("mixed", kld, -MARGIN, passages)
+        fixed = looks_inside = 0
+        for _ in range(n_runs):
+            pair = population.draw(n_items, rng)
+            units = pair.design.clusters if whole else None
+            looks = np.array([decode_probabilities(pair.base, kld, share, units) for share in rule.shares])
+            numbers = rng.random(n_items) if units is None else rng.random(n_items)[units]
+            mean = sampled_mean(pair.flips, numbers < looks[1], looks[1], pair.design).estimate("fraction", 0.95)
+            fixed += mean.low <= -MARGIN <= mean.high
+            seen = [decide(pair.flips, numbers < looks[k], looks[: k + 1], pair.design, rule).net for k in range(3)]
+            looks_inside += all(net.low <= -MARGIN <= net.high for net in seen)
+        name = f"{passages} passages{' decoded whole' if whole else ''}" if passages else "independent items"
+        print(f"  {name:28} {fixed / n_runs:.3f}  {looks_inside / n_runs:.3f}", flush=True)
+    strata = item_design([f"s{min(i % 8, 3)}" for i in range(n_items)], "strata")
+    nets = np.array([0.01, -0.03, 0.0, -0.0125])
+    populations = [Population("mixed", kld, net) for net in nets]
+    truth = float(nets[strata.strata].mean())
+    fixed = 0
+    for _ in range(n_runs):
+        parts = [population.draw(int((strata.strata == h).sum()), rng) for h, population in enumerate(populations)]
+        base, flips = np.empty(n_items), np.empty(n_items)
+        for h, part in enumerate(parts):
+            base[strata.strata == h], flips[strata.strata == h] = part.base, part.flips
+        pi = decode_probabilities(base, kld, 0.4)
+        mean = sampled_mean(flips, rng.random(n_items) < pi, pi, strata).estimate("fraction", 0.95)
+        fixed += mean.low <= truth <= mean.high
+    print(f"  {'4 strata, rates differ':28} {fixed / n_runs:.3f}")
+
+
+def print_table(n_runs: int, n_quants: int = 7, n_items: int = 1500) -> None:
+    """A whole table at the margin: quants share items, part of the noise and the draw."""
+    rule, rng, any_false = StopRule(alpha=0.05 / n_quants), np.random.default_rng(14), 0
+    klds = np.geomspace(0.004, 0.2, n_quants)
+    shifts = [Population("mixed", kld, -MARGIN).shift for kld in klds]
+    for _ in range(n_runs):
+        base, shared, numbers = rng.normal(CENTRE, SD, n_items), noise("mixed", n_items, rng), rng.random(n_items)
+        verdicts = []
+        for kld, shift in zip(klds, shifts, strict=True):
+            own = np.where(rng.random(n_items) < 0.3, shared, noise("mixed", n_items, rng))
+            verdicts.append(stop(paired("", kld, base, base + shift + kld**0.5 * own), numbers, rule).verdict)
+        any_false += "equivalent" in verdicts or "not inferior" in verdicts
+    print(f"\n{n_quants} quants, all at -1 point, {n_runs} tables: a false equivalent or not inferior in {any_false}")
 
 
 def follow(pair: Pair, numbers: FloatArray, rule: StopRule) -> Iterator[Decision]:
@@ -195,12 +253,11 @@ def print_decodes(
             flush=True,
         )
     for near, rows in totals.items():
-        if rows:
-            saved, same, sure = (np.array(column) for column in zip(*rows, strict=True))
-            print(
-                f"  KLD {'<' if near else '>='} {NEAR}: saved median {np.median(saved):.2f}, mean {np.mean(saved):.2f}; "
-                f"same verdict {np.mean(same):.3f}; where repeatable {np.mean(same[sure]):.3f} of {sure.sum()}"
-            )
+        saved, same, sure = (np.array(column) for column in zip(*rows, strict=True))
+        print(
+            f"  KLD {'<' if near else '>='} {NEAR}: saved median {np.median(saved):.2f}, mean {np.mean(saved):.2f}; "
+            f"same verdict {np.mean(same):.3f}; where repeatable {same[sure].sum()} of {sure.sum()}"
+        )
 
 
 def _tally(verdicts: Sequence[str]) -> str:
@@ -209,9 +266,7 @@ def _tally(verdicts: Sequence[str]) -> str:
 
 
 def print_smoothed(n_runs: int, n_items: int = 1500) -> None:
-    print(
-        f"\nSmoothed accuracy, {n_runs} runs of {n_items} items: variance against hard flips (all items; 20 % decoded), bias at -1"
-    )
+    print(f"\nSmoothed accuracy of {n_items} items, truth -1 point, {n_runs} runs: variance against hard flips")
     for kld in (0.004, 0.03, 0.1, 0.3):
         population, rng = Population("mixed", kld, -MARGIN), np.random.default_rng(19)
         hard, smooth, sampled = (np.empty(n_runs) for _ in range(3))
@@ -221,16 +276,14 @@ def print_smoothed(n_runs: int, n_items: int = 1500) -> None:
             hard[k], smooth[k] = pair.flips.mean(), values.mean()
             sampled[k] = sampled_mean(values, rng.random(n_items) < pi, pi, pair.design).value
         print(
-            f"  KLD {kld:.3f}: {smooth.var() / hard.var():.2f}; {sampled.var() / hard.var():.2f}; "
-            f"bias {100 * (smooth.mean() + MARGIN):+.2f} points"
+            f"  KLD {kld:.3f}: all items {smooth.var() / hard.var():.2f}, "
+            f"20 % decoded {sampled.var() / hard.var():.2f}; bias {100 * (smooth.mean() + MARGIN):+.2f} points"
         )
 
 
 def print_precision(n_runs: int) -> None:
-    print(
-        f"\nStopping a text at a relative error, {n_runs} runs: windows read, bias of the mean KLD, coverage of its interval"
-    )
-    for spread in (0.15, 0.5, 1.0):
+    print(f"\nStopping a text at a relative error, {n_runs} runs, log-normal windows: windows read, bias, coverage")
+    for spread in (0.15, 0.3, 0.6):
         for relative, first in ((0.02, 20), (0.05, 20), (0.05, 5)):
             rng, rows = np.random.default_rng(23), []
             for _ in range(n_runs):
@@ -274,13 +327,14 @@ def real_pairs(folder: Path) -> list[Pair]:
         flips = (answers.quant.correct * 1.0 - answers.base.correct)[kept]
         kld = 0.1 if answers.quant.kld is None else float(np.nanmean(answers.quant.kld))
         name = f"{path.parent.name[-16:]} {path.stem}"
-        pairs.append(Pair(name, kld, answers.base.margin[kept], answers.quant.margin[kept], flips))
+        design = item_design([""] * len(flips), "none")
+        pairs.append(Pair(name, kld, answers.base.margin[kept], answers.quant.margin[kept], flips, design))
     return pairs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=400)
+    parser.add_argument("--runs", type=int, default=150)
     parser.add_argument("--items", type=Path, nargs="*", default=[])
     options = parser.parse_args()
     runs, start = options.runs, time.perf_counter()
@@ -294,16 +348,18 @@ def main() -> None:
     rng = np.random.default_rng(5)
     cells = [(kind, kld) for kind in ("mixed", "normal") for kld in (0.004, 0.03, 0.1, 0.3)]
     pools = [Population(kind, kld, -0.005).draw(200_000, rng) for kind, kld in cells]
-    print_variances([Pair(kind, p.kld, p.base, p.quant, p.flips) for (kind, _), p in zip(cells, pools, strict=True)])
-    print_fixed(5 * runs)
+    print_variances([replace(pool, name=kind) for (kind, _), pool in zip(cells, pools, strict=True)])
+    print_fixed(10 * runs)
+    print_designs(4 * runs)
     print_errors(2 * runs)
+    print_table(runs)
     for n_items, alpha, now in ((3000, 0.05, True), (3000, 0.05 / 25, True), (3000, 0.05, False)):
         draw = []
         for name, kld, net in cohort():
             population = Population("mixed", kld, net)
             draw.append((name, kld, lambda rng, population=population, n=n_items: population.draw(n, rng)))
-        print_decodes(f"The example cohort with {n_items} items", draw, runs // 4, alpha, now)
-    print_smoothed(2 * runs)
+        print_decodes(f"The example cohort with {n_items} items", draw, runs // 3, alpha, now)
+    print_smoothed(4 * runs)
     print_precision(runs)
     print(f"\n{time.perf_counter() - start:.0f} s")
 

@@ -1,4 +1,4 @@
-"""Smoothed accuracy: an early sign of the change of accuracy, with less than half the variance of counted flips.
+"""Smoothed accuracy: an early sign of the change of accuracy, with .2 to .7 of the variance of counted flips.
 
 Each item counts Phi(m / h) in place of 1 where its margin m is above 0: an item near the boundary, which a small shift
 flips one way or the other, counts in between. The width h is a tenth of the standard deviation of the base's margins,
