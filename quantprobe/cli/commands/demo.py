@@ -99,7 +99,8 @@ def write_questions(path: Path) -> Path:
     from quantprobe.probes.questions.builtin import builtin_questions
     from quantprobe.probes.questions.jsonl import write_native
 
-    write_native(path, builtin_questions().questions)
+    built_in = builtin_questions()
+    write_native(path, built_in.questions, built_in.grouping)
     return path
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from quantprobe.errors import InputError
+from quantprobe.probes.grouping import GROUPINGS
 from quantprobe.probes.rules import DEFAULTS, RULES
 from quantprobe.probes.templates import FORMATS, TEMPLATES
 from quantprobe.settings import EQUIVALENCE_MARGIN
@@ -80,6 +81,9 @@ _DEFAULT_RULES = "{} for letter prompts, {} where text follows the choices, else
 _PROMPTING = stack(
     click.option("--task-format", metavar="FORMAT",
                  help=f"Form of the question files, where it is not recognised: {', '.join(FORMATS)}."),
+    click.option("--groups", "grouping", type=click.Choice(GROUPINGS),
+                 help="What the groups of the questions are: kinds of question (strata), sources of several questions "
+                 "(clusters), or neither.  [default: by format or file]"),
     click.option("--task-template", metavar="NAME",
                  help=f"Prompt: {_TEMPLATES}.  [default: as lm-evaluation-harness, by format]"),
     click.option("--task-rule", metavar="RULE",
@@ -102,18 +106,20 @@ _TASKS = click.option(
 )  # fmt: skip
 
 
+_MARGIN = "Smallest change of accuracy that matters: 1% or 0.01 is one percentage point."
+_DEFAULT_MARGIN = f"{100 * EQUIVALENCE_MARGIN:g}%"
+
+
 def _margin_option(default: float | None, help: str) -> Callable[[Command], Command]:
     """`--margin` is the name that the option had before."""
-    shown = "the runs' own" if default is None else f"{100 * default:g}%"
-    return click.option(
-        "--equivalence-margin", "--margin", "margin", type=Share(), default=default, help=f"{help}  [default: {shown}]"
-    )
+    return click.option("--equivalence-margin", "--margin", "margin", type=Share(), default=default, help=help)
 
 
-_MARGIN = "Smallest change of accuracy that matters: 1% or 0.01 is one percentage point."
-equivalence_margin_option = _margin_option(EQUIVALENCE_MARGIN, f"{_MARGIN} Fix it before looking.")
-run_margin_option = _margin_option(None, _MARGIN)
-"""For commands that read runs: None unless it is given (`quantprobe.settings.margin_of` has the runs' own)."""
+equivalence_margin_option = _margin_option(
+    EQUIVALENCE_MARGIN, f"{_MARGIN} Fix it before looking.  [default: {_DEFAULT_MARGIN}]"
+)
+run_margin_option = _margin_option(None, f"{_MARGIN}  [default: the run's own, else {_DEFAULT_MARGIN}]")
+"""For commands that read runs: None unless it is given (`quantprobe.settings.margin_of` has the run's own)."""
 
 allow_option = click.option(
     "--allow",
