@@ -73,7 +73,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     questions = [
         Question(f"arc-{i}", "", f"What is {HOSTILE} {i}?", ("yes", "no", HOSTILE, "x" * 2000), 0) for i in range(120)
     ]
-    write_task_questions(RunFolder(folder), "arc", questions)
+    write_task_questions(RunFolder(folder), "arc", questions, "none")
     return folder
 
 
