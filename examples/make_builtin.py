@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from quantprobe.probes.grouping import STRATA
 from quantprobe.probes.items import Question
 from quantprobe.probes.questions.builtin import BUILTIN_NAME
 from quantprobe.probes.questions.jsonl import write_native
@@ -129,7 +130,7 @@ def _row(terms: Sequence[str]) -> str:
 
 def main() -> None:
     questions = make_questions()
-    write_native(OUT, questions)
+    write_native(OUT, questions, STRATA)
     sys.stdout.write(f"{len(questions)} questions in {len({q.group for q in questions})} groups: {OUT}\n")
 
 

@@ -12,12 +12,12 @@ from quantprobe.errors import InputError
 from quantprobe.gguf.model import ModelIdentity
 from quantprobe.imports.matching import Match, check_base, match_quants
 from quantprobe.metrics.answers import Answers
+from quantprobe.probes.grouping import UNGROUPED
 from quantprobe.run.cohort import Cohort
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.items import PairedAnswers, write_items
 from quantprobe.run.results import Quant, QuantFiles, Results, TaskFacts, write_results
 from quantprobe.settings import EQUIVALENCE_MARGIN, margin_of
-from quantprobe.stats.design import UNGROUPED
 from quantprobe.stats.estimates import fraction_estimate
 from quantprobe.stats.summary import TextSummary
 from quantprobe.stats.summary_tasks import TaskSummary, summarise_task

@@ -10,7 +10,7 @@ from typing import Any
 
 from quantprobe.errors import FileFormatError, InputError
 from quantprobe.imports.records import AnswerFile, AnswerRecord, parse_correct, parse_id, parse_json, parse_text
-from quantprobe.stats.design import CLUSTERS, STRATA
+from quantprobe.probes.grouping import CLUSTERS, STRATA
 
 _MAX_SAMPLE_BYTES = 1 << 28
 _LETTERS = {"C": True, "I": False, "N": False}

@@ -9,7 +9,7 @@ from typing import Any
 
 from quantprobe.errors import FileFormatError, InputError
 from quantprobe.imports.records import AnswerFile, AnswerRecord, parse_correct, parse_id, parse_text
-from quantprobe.stats.design import STRATA
+from quantprobe.probes.grouping import STRATA
 
 _DEFAULT_METRICS = ("acc", "exact_match")
 _NOT_METRICS = ("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics")

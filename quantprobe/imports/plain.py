@@ -21,7 +21,7 @@ from quantprobe.imports.records import (
     parse_json,
     parse_text,
 )
-from quantprobe.stats.design import CLUSTERS
+from quantprobe.probes.grouping import CLUSTERS
 
 _ID_NAMES = ("item_id", "id")
 

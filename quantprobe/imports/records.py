@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantprobe.errors import FileFormatError
-from quantprobe.stats.design import UNGROUPED
+from quantprobe.probes.grouping import UNGROUPED
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from quantprobe.arrays import Int32Array, Int64Array
+from quantprobe.probes.grouping import UNGROUPED
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Question:
 
     id: str
     group: str
-    """Subject or source; the cluster of the uncertainty. Empty: the question is its own cluster."""
+    """Kind or source of the question; the file's grouping says which (`quantprobe.probes.grouping`). Empty: none."""
     prompt: str
     choices: tuple[str, ...]
     gold: int
@@ -96,6 +97,8 @@ class TaskProbe:
     n_left_out: int = 0
     """Questions that never became items: longer than the context, or broken and skipped on request. No part of the
     digest."""
+    grouping: str = UNGROUPED
+    """What the items' groups are, one of `quantprobe.probes.grouping.GROUPINGS`. No part of the digest."""
 
     @property
     def n_rows(self) -> int:

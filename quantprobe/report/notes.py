@@ -25,21 +25,24 @@ def null_sentences(cohort: Cohort) -> list[str]:
     """What the instrument shows where there is no difference, over how many rows, and where no control ran."""
     texts, tasks = cohort.texts, cohort.tasks
     null = cohort.null_control or NullControl()
-    clean, told = [], []
+    exact, unchanged, told = [], [], []
     for text in texts:
         control = null.texts.get(text)
         if control is not None:
-            exact = control.kld_mean.value == 0 and not cohort.floor(text)
             rows = f"{control.kld_mean.n:,} rows of {text}"
-            clean += [f"has a KLD of exactly 0 over {rows}"] if exact else []
-            told += [] if exact else [_describe_floor(cohort, text, control.kld_mean, rows)]
+            if control.kld_mean.value == 0 and not cohort.floor(text):
+                exact.append(rows)
+            else:
+                told.append(_describe_floor(cohort, text, control.kld_mean, rows))
     for task in tasks:
         answers = null.tasks.get(task)
         if answers is not None:
             changed = answers.drops + answers.leapfrogs
-            over = f"of {task}" + ("" if answers.n_rows is None else f" ({answers.n_rows:,} rows compared)")
-            clean += [] if changed else [f"changes no answer {over}"]
-            told += [f"{_NULL} changes {changed:,} answers {over}; that many are the instrument's own."] * (changed > 0)
+            where = task + ("" if answers.n_rows is None else f" ({answers.n_rows:,} rows compared)")
+            if changed:
+                told.append(f"{_NULL} changes {changed:,} answers of {where}; that many are the instrument's own.")
+            else:
+                unchanged.append(where)
     missing = [probe for probe in texts if null.texts.get(probe) is None]
     missing += [probe for probe in tasks if null.tasks.get(probe) is None]
     if missing:
@@ -47,7 +50,9 @@ def null_sentences(cohort: Cohort) -> list[str]:
         told.append(
             f"No null control{where}: the base came from an imported file, so the instrument's floor is unknown."
         )
-    return ([f"{_NULL} {join_words(clean, len(clean))}."] if clean else []) + told
+    clean = [f"has a KLD of exactly 0 over {join_words(exact)}"] if exact else []
+    clean += [f"changes no answer of {join_words(unchanged)}"] if unchanged else []
+    return ([f"{_NULL} {' and '.join(clean)}."] if clean else []) + told
 
 
 def _describe_floor(cohort: Cohort, text: str, kld: Estimate, rows: str) -> str:

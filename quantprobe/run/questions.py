@@ -10,9 +10,9 @@ from quantprobe.probes.questions.recognise import read_questions
 from quantprobe.run.folder import RunFolder
 
 
-def write_task_questions(run: RunFolder, task: str, questions: Sequence[Question]) -> None:
+def write_task_questions(run: RunFolder, task: str, questions: Sequence[Question], grouping: str) -> None:
     """Write the questions in the native form, for `flips` and the report."""
-    write_native(run.questions(task), questions)
+    write_native(run.questions(task), questions, grouping)
 
 
 def read_task_questions(run: RunFolder, task: str) -> Mapping[str, Question]:

@@ -14,13 +14,14 @@ from scipy import stats
 from quantprobe.arrays import BoolArray, FloatArray, Int64Array
 from quantprobe.errors import InputError, MismatchError
 from quantprobe.metrics.answers import Answers
+from quantprobe.probes.grouping import UNGROUPED
 from quantprobe.run.cohort import Cohort, read_cohort
 from quantprobe.run.compare import Difference, setting_differences
 from quantprobe.run.items import PairedAnswers
 from quantprobe.run.json_text import plain
 from quantprobe.run.results import Quant
 from quantprobe.stats.clusters import cluster_mean
-from quantprobe.stats.design import UNGROUPED, item_design
+from quantprobe.stats.design import item_design
 from quantprobe.stats.estimates import Estimate
 from quantprobe.stats.paired import compare_paired, holm
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from quantprobe.arrays import BoolArray, FloatArray, Int64Array
+from quantprobe.probes.grouping import UNGROUPED
 from quantprobe.run.cohort import Cohort
 from quantprobe.run.floor import is_at_floor
 from quantprobe.run.items import PairedAnswers
 from quantprobe.run.results import Quant
-from quantprobe.stats.design import UNGROUPED, ItemDesign, item_design
+from quantprobe.stats.design import ItemDesign, item_design
 from quantprobe.study.fidelity import Variable, direction_variables, fidelity_variables, number, task_number
 
 MAX_INVALID = 0.1

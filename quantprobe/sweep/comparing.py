@@ -47,10 +47,12 @@ def compare_quants(
     allow: Sequence[str] = (),
     llama_compat: bool = False,
     margin: float = EQUIVALENCE_MARGIN,
+    groupings: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Decode every quant over the probes of a capture and compare, row by row.
 
     `margin` is the equivalence margin: the smallest change of accuracy that matters, a fraction, fixed beforehand.
+    `groupings` says, by task, what the groups of its questions are, where that is not to be read from the capture.
     Rows already measured (same base rows, probe, quant content and settings) are read from `run`. Settings that move
     logits and differ from the capture's are refused unless `allow` names them. Raises `MismatchError` for those and
     for a quant with another tokenizer.
@@ -68,7 +70,8 @@ def compare_quants(
         progress.note(f"compared under settings that differ from the capture's: {change}")
     infos = [identify(info, progress) for info in read_quants(quants, capture.meta.base)]
     comparing = Measuring(capture, settings, RunFolder(run), progress, base_model, llama_compat, margin)
-    write_questions(capture, RunFolder(run))
+    tasks = task_facts(capture, groupings or {})
+    write_questions(capture, RunFolder(run), tasks)
     comparing.plan(infos)
     measured = correct_tasks([comparing.compare(info) for info in infos])
     results = Results(
@@ -78,7 +81,7 @@ def compare_quants(
             "equivalence_margin": margin,
         },
         null_control=null_control(capture),
-        tasks=task_facts(capture),
+        tasks=tasks,
         quants=measured,
     )  # fmt: skip
     return Outcome(results, comparing.llama)
@@ -92,8 +95,8 @@ def null_control(capture: Capture) -> NullControl:
     return msgspec.convert({"texts": entries["text"], "tasks": entries["task"]}, NullControl)
 
 
-def task_facts(capture: Capture) -> dict[str, TaskFacts]:
-    """What the capture knows of each of its tasks."""
+def task_facts(capture: Capture, groupings: Mapping[str, str]) -> dict[str, TaskFacts]:
+    """What the capture knows of each of its tasks; `groupings` goes before what it says of groups."""
     facts = {}
     for entry in capture.meta.probes:
         if entry.kind == "task":
@@ -109,6 +112,7 @@ def task_facts(capture: Capture) -> dict[str, TaskFacts]:
                 n_empty_prefix=cases.n_empty_prefix,
                 n_tokens_decoded=entry.n_tokens,
                 n_tokens_naive=n_naive_tokens(probe),
+                grouping=groupings.get(entry.name, probe.grouping),
             )
     return facts
 
@@ -128,13 +132,13 @@ def correct_tasks(quants: Sequence[Quant]) -> tuple[Quant, ...]:
     )
 
 
-def write_questions(capture: Capture, run: RunFolder) -> None:
+def write_questions(capture: Capture, run: RunFolder, tasks: Mapping[str, TaskFacts]) -> None:
     """The questions of every task of a capture, as people read them."""
     for entry in capture.meta.probes:
         if entry.kind == "task":
             items = capture.task_probe(entry.name).items
             questions = [Question(item.id, item.group, item.prompt, item.choices, item.gold) for item in items]
-            write_task_questions(run, entry.name, questions)
+            write_task_questions(run, entry.name, questions, tasks[entry.name].grouping)
 
 
 def captured_settings(capture_path: Path, changes: Mapping[str, Any]) -> Settings:

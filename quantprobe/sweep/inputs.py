@@ -76,6 +76,8 @@ class TaskInput:
     n_items: int | None = None
     """Most questions taken, drawn as llama-perplexity draws them; None: all."""
     skip_bad: bool = False
+    grouping: str | None = None
+    """What the questions' groups are (`quantprobe.probes.grouping`); None: what the file or its format says."""
 
 
 @dataclass(frozen=True)

@@ -36,5 +36,6 @@ def sweep(
     capture = RunFolder(run).capture(key)
     capture_prepared(prepared, capture, progress, kind=kind, n_quants=len(quants))
     return compare_quants(
-        capture, quants, settings, run, progress, base_model=base, llama_compat=llama_compat, margin=margin
-    )
+        capture, quants, settings, run, progress, base_model=base, llama_compat=llama_compat, margin=margin,
+        groupings={task.given.name: task.grouping for task in prepared.tasks},
+    )  # fmt: skip

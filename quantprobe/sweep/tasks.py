@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from quantprobe.engine.model import Model
 from quantprobe.gguf.model import ModelInfo
 from quantprobe.probes.chat import chat_renderer
+from quantprobe.probes.grouping import check_grouping
 from quantprobe.probes.items import Question, TaskProbe
 from quantprobe.probes.prompts import PromptedQuestion, prompt_questions
 from quantprobe.probes.questions.recognise import QuestionFile, read_questions
@@ -28,12 +29,20 @@ class ReadTask:
     file: QuestionFile
     rule: str
     sha256: str
+    """No part of it is the grouping, which changes errors but no row: another one needs no new capture."""
+
+    @property
+    def grouping(self) -> str:
+        """What the groups are: as it was asked for, else as the file says."""
+        return self.given.grouping or self.file.grouping
 
 
 def read_tasks(inputs: Inputs, progress: Progress) -> list[ReadTask]:
     """All question files, read before any model is loaded; items left out are told."""
     tasks = []
     for given in inputs.tasks:
+        if given.grouping is not None:
+            check_grouping(given.grouping)
         file = _read_file(given)
         for message in file.bad:
             progress.note(f"{given.name}: left out, {message}")
@@ -113,4 +122,4 @@ def make_task_probe(model: Model, task: ReadTask, progress: Progress) -> TaskPro
             f"{task.given.name}: {len(left_out)} of {len(prompted)} questions are longer than the model's context "
             f"of {n_ctx} tokens (the longest has {longest}) and are left out"
         )
-    return replace(probe, n_left_out=probe.n_left_out + task.file.n_bad)
+    return replace(probe, n_left_out=probe.n_left_out + task.file.n_bad, grouping=task.grouping)

@@ -1,5 +1,6 @@
 """The page in a real browser: the answer is seen at once, hover and keys work, nothing is asked of the network."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ COHORTS = {
     ),
     "undecided": FakeRun(quants=ladder(12, "null"), tasks={"arc": 60}, texts={}),
     "texts": FakeRun(quants=ladder(12), tasks={}),
+    "long": FakeRun(
+        quants=tuple(replace(q, name=f"{q.name}-imatrix-v2-unsloth-fixed") for q in ladder(16)), tasks={"arc": 300}
+    ),
     "hostile": FakeRun(quants=(*ladder(3), FakeQuant(HOSTILE, 0.02, -0.1, 70_000_000)), tasks={HOSTILE: 80}),
 }
 
@@ -66,9 +70,8 @@ def point(driver, chart, place):
 @pytest.mark.parametrize("name", COHORTS)
 def test_the_answer_is_visible_without_scrolling(opened, name, size):
     driver = opened(name, *size)
-    assert ask(driver, "document.querySelector('#answer').getBoundingClientRect().bottom <= innerHeight")
-    assert ask(driver, "scrollY") == 0
-    assert ask(driver, "document.documentElement.scrollWidth <= innerWidth")
+    assert ask(driver, "document.querySelector('#answer').getBoundingClientRect().bottom") <= size[1]
+    assert ask(driver, "scrollY") == 0 and ask(driver, "document.documentElement.scrollWidth") == size[0]
     assert len(driver.find_elements("css selector", "#answer .block h2")) == 3
 
 
@@ -206,5 +209,7 @@ def test_hostile_names_are_text(opened):
 def test_a_notebook_shows_the_page_in_a_frame_of_its_own(opened):
     driver = opened("notebook")
     driver.switch_to.frame(driver.find_element("tag name", "iframe"))
-    assert driver.find_elements("css selector", "#answer .block") and driver.find_elements("css selector", "#change .point")
+    assert driver.find_elements("css selector", "#answer .block") and driver.find_elements(
+        "css selector", "#change .point"
+    )
     driver.switch_to.default_content()

@@ -102,7 +102,7 @@ def write_answers(path: Path, base: list[bool], told: list[str]) -> None:
 
 
 def with_invalid_items(folder: Path) -> Road:
-    run = write_fake_run(folder / "run", FakeRun(quants=ladder(4), n_invalid=2, n_invalid_base=1))
+    run = write_fake_run(folder / "run", FakeRun(quants=ladder(4), tasks={"arc": 80}, n_invalid=2, n_invalid_base=1))
     return Road((run,), "Q5_K_S", "arc", 77, 4)
 
 

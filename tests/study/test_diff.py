@@ -109,14 +109,14 @@ def test_changes_below_the_floor_are_not_read(original, tmp_path):
 
 
 def test_noise_alone_seldom_moves(tmp_path):
-    """Pairs of runs of the same law and fresh noise: with 5 % false claims, 4 of 25 or fewer has probability 0.993."""
+    """Pairs of runs of the same law and fresh noise: with 5 % false claims, 2 of 10 or fewer has probability 0.988."""
     claims = 0
-    for pair in range(25):
+    for pair in range(10):
         quants = tuple(replace(q, name=f"q{i}", kld=0.02, shift=0.0) for i, q in enumerate(ladder(2)))
         fake = FakeRun(quants=quants, tasks={"arc": 60}, texts={"wiki": 64}, row_window=4)
         runs = [write_fake_run(tmp_path / f"{pair}{s}", replace(fake, seed=2 * pair + s)) for s in (0, 1)]
         claims += any(shift.moved for shift in diff_runs(*runs).shifts)
-    assert claims <= 4
+    assert claims <= 2
 
 
 def test_runs_that_cannot_be_compared_are_refused(original, tmp_path):

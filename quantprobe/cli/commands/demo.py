@@ -23,6 +23,8 @@ FILE_TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K")
 N_CHUNKS = 10
 """8 models x (10 windows x 512 tokens of text + 5,740 tokens of questions). With 20 windows the whole demo took 358 s
 on 2 CPU cores with other work, nearly all of it decoding; 2,550 scored tokens put these quants in order."""
+N_QUESTIONS: int | None = None
+"""Most questions; None: all."""
 TEXT_NAME, TASK_NAME = "python-topics", "builtin"
 
 
@@ -51,7 +53,7 @@ def demo(out: Path, model: Path | None, margin: float, details: bool, json_path:
 
     source = find_base(model) if model is not None else find_smollm2()
     text = TextInput(TEXT_NAME, write_topics(out / f"{TEXT_NAME}.txt"))
-    task = TaskInput(TASK_NAME, write_questions(out / f"{TASK_NAME}.jsonl"))
+    task = TaskInput(TASK_NAME, write_questions(out / f"{TASK_NAME}.jsonl"), n_items=N_QUESTIONS)
     inputs = Inputs(texts=(text,), tasks=(task,), n_chunks=N_CHUNKS)
     with open_output(json_path) as output:
         with open_progress() as progress:
@@ -97,7 +99,8 @@ def write_questions(path: Path) -> Path:
     from quantprobe.probes.questions.builtin import builtin_questions
     from quantprobe.probes.questions.jsonl import write_native
 
-    write_native(path, builtin_questions().questions)
+    built_in = builtin_questions()
+    write_native(path, built_in.questions, built_in.grouping)
     return path
 
 

@@ -85,6 +85,7 @@ def make_task(
       quantprobe make-task novel.txt -o novel.jsonl -n 5000
       quantprobe sweep model-BF16.gguf quants/ --task novel.jsonl
     """
+    from quantprobe.probes.grouping import CLUSTERS
     from quantprobe.probes.questions.jsonl import write_native
     from quantprobe.probes.questions.selftask import SelfTaskSettings
     from quantprobe.probes.questions.selftask import make_task as make
@@ -93,7 +94,7 @@ def make_task(
     settings = SelfTaskSettings(n_items, n_choices, context_chars, choice_chars, hardness, seed)
     with open_output(json_path) as output:
         questions = make(read_text(text), settings)
-        write_native(out, questions)
+        write_native(out, questions, CLUSTERS)
         groups = {question.group for question in questions}
         output.say(f"{out}: {len(questions):,} questions with {n_choices} choices from {len(groups)} parts of {text}")
         output.say(f"Next: quantprobe sweep BASE QUANT... --task {out}")

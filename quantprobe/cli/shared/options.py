@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from quantprobe.errors import InputError
+from quantprobe.probes.grouping import GROUPINGS
 from quantprobe.probes.rules import DEFAULTS, RULES
 from quantprobe.probes.templates import FORMATS, TEMPLATES
 from quantprobe.settings import EQUIVALENCE_MARGIN
@@ -80,6 +81,9 @@ _DEFAULT_RULES = "{} for letter prompts, {} where text follows the choices, else
 _PROMPTING = stack(
     click.option("--task-format", metavar="FORMAT",
                  help=f"Form of the question files, where it is not recognised: {', '.join(FORMATS)}."),
+    click.option("--groups", "grouping", type=click.Choice(GROUPINGS),
+                 help="What the groups of the questions are: kinds of question (strata), sources of several questions "
+                 "(clusters), or neither.  [default: by format or file]"),
     click.option("--task-template", metavar="NAME",
                  help=f"Prompt: {_TEMPLATES}.  [default: as lm-evaluation-harness, by format]"),
     click.option("--task-rule", metavar="RULE",

@@ -17,6 +17,7 @@ from quantprobe.report.names import cohort_names, join_words
 from quantprobe.report.numbers import format_plain
 from quantprobe.report.printable import printable
 from quantprobe.run.cohort import Cohort
+from quantprobe.run.floor import task_floor
 from quantprobe.run.results import Quant
 from quantprobe.stats.estimates import Estimate
 
@@ -225,8 +226,14 @@ def _unknown(
     return [*found, *_no_control(cohort)]
 
 
+def uncontrolled(cohort: Cohort) -> list[str]:
+    """Texts and tasks for which the base was not compared with its own capture."""
+    found = [text for text in cohort.texts if cohort.floor(text) is None]
+    return found + [task for task in cohort.tasks if task_floor(cohort.null_control, task) is None]
+
+
 def _no_control(cohort: Cohort) -> list[str]:
-    if cohort.null_control is not None:
+    if len(uncontrolled(cohort)) < len(cohort.texts) + len(cohort.tasks):
         return []
     return ["No null control was run, so small differences may be the instrument's own."]
 

@@ -10,7 +10,7 @@ from quantprobe.report.numbers import MISSING, format_interval, format_plain
 from quantprobe.report.page.answer import WORSE, Answer, Standing
 from quantprobe.run.cohort import Cohort
 
-N_SHOWN = 3
+N_SHOWN = 2
 POINTS = "change, points of accuracy"
 
 
@@ -27,7 +27,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class CardBlock:
-    """One block: a title, at most three quants, and a line about the others."""
+    """One block: a title, at most two quants, and a line about the others."""
 
     kind: str
     """`take`, `maybe` or `not`: the class of the style sheet."""
@@ -50,7 +50,7 @@ def card_blocks(cohort: Cohort, answer: Answer) -> list[CardBlock]:
         title = "Smaller, may do" if answer.take is not None else "May do"
         blocks.append(_block(cohort, "maybe", title, answer.may_do, "not separable", _settling(answer.may_do)))
     elif answer.take is not None:
-        blocks.append(CardBlock("maybe", "Smaller, may do", [], note="None: every smaller quant is decided."))
+        blocks.append(CardBlock("maybe", "Smaller, may do", [], note="Every smaller quant is decided."))
     if answer.not_these:
         blocks.append(_block(cohort, "not", "Not these", answer.not_these, WORSE, "Shown to be worse than the base."))
     else:

@@ -75,7 +75,7 @@ def render_page(cohort: Cohort, findings: Findings | None = None, flips: bool = 
     """
     answer = answer_of(cohort, findings)
     data = page_data(cohort, findings, answer.take.name if answer.take is not None else None)
-    css, js = Markup(palette_css() + resource("page.css")), Markup(resource("page.js"))
+    css, js = Markup(palette_css() + resource("page.css")), Markup(resource("pictures.js") + resource("page.js"))
     environment = Environment(autoescape=True, keep_trailing_newline=True, finalize=_shown)
     environment.filters["shorten"] = _shorten
     return environment.from_string(resource("page.html")).render(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from quantprobe.report.names import cohort_names, join_words
 from quantprobe.report.notes import warnings
 from quantprobe.report.numbers import format_plain
-from quantprobe.report.page.answer import quant_labels
+from quantprobe.report.page.answer import quant_labels, uncontrolled
 from quantprobe.run.cohort import Cohort
 from quantprobe.run.floor import task_floor
 
@@ -30,16 +30,19 @@ def reading_notes(cohort: Cohort) -> list[str]:
 
 
 def _floor_notes(cohort: Cohort) -> list[str]:
-    if cohort.null_control is None:
-        return ["No null control was run: the floor of the instrument is unknown."]
     floors = {text: cohort.floor(text) for text in cohort.texts}
     flips = {task: task_floor(cohort.null_control, task) for task in cohort.tasks}
     shown = [f"{text} {format_plain(floor)} nats" for text, floor in floors.items() if floor]
     shown += [f"{task} {count} changed answers" for task, count in flips.items() if count]
-    if not shown:
-        exact = [*(["a KLD of exactly 0"] if cohort.texts else []), *(["no changed answer"] if cohort.tasks else [])]
-        return [f"The base against its own capture shows {join_words(exact)}."]
-    return [f"The base against its own capture shows: {', '.join(shown)}. Nothing at or below that is interpreted."]
+    exact = ["a KLD of exactly 0"] if 0 in floors.values() else []
+    exact += ["no changed answer"] if 0 in flips.values() else []
+    without = uncontrolled(cohort)
+    notes = [f"The base against its own capture shows {join_words(exact)}."] if exact and not shown else []
+    if shown:
+        notes.append(f"The base against its own capture shows: {join_words(shown)}. Nothing at or below that counts.")
+    if without:
+        notes.append(f"No null control on {join_words(without)}: small differences there may be the instrument's own.")
+    return notes
 
 
 def _missing(cohort: Cohort) -> list[str]:
