@@ -14,7 +14,7 @@ import numpy as np
 
 from quantprobe.report.marks import pareto_members
 from quantprobe.report.names import cohort_names, join_words
-from quantprobe.report.numbers import format_plain
+from quantprobe.report.numbers import format_plain, format_points
 from quantprobe.report.printable import printable
 from quantprobe.run.cohort import Cohort
 from quantprobe.run.floor import task_floor
@@ -191,10 +191,6 @@ def _value(standing: Standing) -> float:
     return -math.inf if standing.change is None or standing.change.value is None else standing.change.value
 
 
-def _points(margin: float) -> str:
-    return f"{100 * margin:g} point{'' if math.isclose(margin, 0.01) else 's'}"
-
-
 def _asked(cohort: Cohort) -> str:
     n = len(cohort.tasks)
     return f"{n_questions(cohort):,} questions" + (f" of {n} tasks" if n > 1 else "")
@@ -203,15 +199,15 @@ def _asked(cohort: Cohort) -> str:
 def _why(cohort: Cohort, take: Standing | None, open_ones: Sequence[Standing], margin: float) -> str:
     if take is not None:
         return (
-            f"The smallest of {len(cohort.quants)} quants that is shown to lose no more than {_points(margin)} of "
-            f"accuracy, over {_asked(cohort)}."
+            f"The smallest of {len(cohort.quants)} quants that is shown to lose no more than {format_points(margin)} "
+            f"of accuracy, over {_asked(cohort)}."
         )
     if open_ones:
         return (
             f"{_asked(cohort)} are too few: none of {len(cohort.quants)} quants is shown to lose no more than "
-            f"{_points(margin)} of accuracy."
+            f"{format_points(margin)} of accuracy."
         )
-    return f"No quant is shown to stay within {_points(margin)} of the base over {_asked(cohort)}."
+    return f"No quant is shown to stay within {format_points(margin)} of the base over {_asked(cohort)}."
 
 
 def _unknown(
