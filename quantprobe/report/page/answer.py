@@ -147,12 +147,19 @@ def _standing(cohort: Cohort, quant: Quant, label: str, findings: Findings | Non
     where = Standing(quant.name, label, quant.size_bytes, kld=kld)
     for ranked in findings.ranking.quants if findings is not None else ():
         if ranked.name == quant.name:
-            return _with(where, ranked.net, ranked.volume, ranked.verdict, quant)
+            found = _with(where, ranked.net, ranked.volume, ranked.verdict, quant)
+            return replace(found, more=_items_more(findings, quant.name))
     if quant.pooled is not None and quant.pooled.net is not None:
         return _with(where, quant.pooled.net, quant.pooled.volume, quant.pooled.verdict, quant)
     if not cohort.tasks or any(task not in quant.tasks for task in cohort.tasks):
         return where
     return _by_task(where, quant, cohort.tasks)
+
+
+def _items_more(findings: Findings | None, name: str) -> int | None:
+    """Questions that would show the quant to be good enough; None for one that is decided or rather lost."""
+    undecided = findings.ranking.undecided if findings is not None else ()
+    return next((one.n_more for one in undecided if one.name == name), None)
 
 
 def _with(where: Standing, net: Estimate, volume: Estimate | None, verdict: str | None, quant: Quant) -> Standing:
