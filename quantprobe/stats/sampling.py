@@ -33,8 +33,8 @@ from quantprobe.stats.estimates import Estimate
 
 SCALE = 0.7
 """Scale of a quant's margin shifts in units of sqrt(KLD) median |m|. Seven quants of SmolLM2-135M on 556 questions have
-.56 to .77 (from the median shift); with .4 or 1 the variance is .77 to 1.21 times as large (`bench/decide_simulation.py`).
-"""
+.56 to .77 (from the median shift). With .4 or 1 the variance is .77 to 1.21 times as large, simulated and real
+(`bench/decide_simulation.py`)."""
 
 UNIFORM_PART = 0.05
 UNKNOWN_KLD = 0.3

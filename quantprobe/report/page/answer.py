@@ -134,10 +134,12 @@ def n_questions(cohort: Cohort) -> int:
 
 
 def finding_folds(findings: Findings | None) -> tuple[Fold, ...]:
-    """The study's findings, most important first."""
-    if findings is None or not findings.sentences:
-        return ()
-    return (Fold("What the study says, in full", tuple(printable(sentence) for sentence in findings.sentences)),)
+    """The study's findings, most important first: a headline each, and what is folded under it."""
+    return tuple(
+        Fold(printable(str(sentence)), tuple(printable(detail) for detail in getattr(sentence, "details", ())))
+        for sentence in (findings.sentences if findings is not None else ())
+        if getattr(sentence, "kind", "") != "recommendation"  # the card has it
+    )
 
 
 def _standing(cohort: Cohort, quant: Quant, label: str, findings: Findings | None) -> Standing:

@@ -209,7 +209,9 @@ function highlight(id) {
     const name = make("text", { y: py < box.top + 26 ? py + 24 : py - 15, class: "name strong" }, q.label);
     over.append(make("circle", { cx: px, cy: py, r: 11, class: "hot" }), name);
     const wide = name.getComputedTextLength();
-    name.setAttribute("x", clamp(px - wide / 2, box.left, Math.max(box.right - wide, box.left)));
+    const left = clamp(px - wide / 2, box.left, Math.max(box.right - wide, box.left));
+    name.setAttribute("x", left);
+    name.before(make("rect", { x: left - 3, y: name.getAttribute("y") - 12, width: wide + 6, height: 16, class: "plate" }));
   }
 }
 
