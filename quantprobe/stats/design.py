@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from quantprobe.arrays import BoolArray, Int32Array, Int64Array
-from quantprobe.probes.grouping import CLUSTERS, STRATA, UNGROUPED, check_grouping
+from quantprobe.probes.grouping import CLUSTERS, STRATA, check_grouping
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,9 @@ from quantprobe.arrays import FloatArray
 from quantprobe.errors import InputError
 from quantprobe.metrics.answers import Answers
 from quantprobe.metrics.direction import measure_direction
+from quantprobe.probes.grouping import UNGROUPED
 from quantprobe.stats.clusters import cluster_mean, mean_of_known, ratio_of_known
-from quantprobe.stats.design import UNGROUPED, ItemDesign, item_design
+from quantprobe.stats.design import ItemDesign, item_design
 from quantprobe.stats.estimates import Estimate, fraction_estimate
 from quantprobe.stats.paired import compare_paired
 from quantprobe.stats.summary_groups import GroupSummary, summarise_groups

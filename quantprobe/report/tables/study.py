@@ -39,7 +39,7 @@ def ranking_table(findings: Findings) -> Table | None:
         Field(Column("Net change", "pp"), lambda quant: interval_cell(quant.net, 100)),
         Field(Column("Verdict"), lambda quant: verdict_cell(quant.verdict)),
         Field(Column("Group", priority=4), lambda quant: text_cell(quant.letters)),
-        Field(Column("Holm p", priority=6), lambda quant: plain_cell(quant.holm_p, digits=2)),
+        Field(Column("Adjusted p", priority=6), lambda quant: plain_cell(quant.adjusted_p, digits=2)),
         Field(Column("Frontier", "%", priority=5), lambda quant: plain_cell(quant.on_frontier, 100, digits=2)),
     )
     caption = f"All tasks together, {ranking.n_items:,} questions; quants that share a letter cannot be told apart"

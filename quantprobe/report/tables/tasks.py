@@ -65,13 +65,13 @@ INDEX = _field("direction_index", 7, signed_cell)
 MARGIN_SHIFT = _field("margin_shift", 5, interval_cell)
 KLD = _field("kld_mean", 11, estimate_cell)
 MCNEMAR_P = _field("mcnemar_p", 12, lambda p: plain_cell(p, digits=2))
-HOLM_P = _field("holm_p", 6, lambda p: plain_cell(p, digits=2))
+ADJUSTED_P = _field("adjusted_p", 6, lambda p: plain_cell(p, digits=2))
 DETECTABLE = _field("mde", 13, lambda value: plain_cell(value, 100, digits=2), "pp")
 N_ITEMS = _field("n_items", 14, count_cell)
 N_INVALID = _field("n_invalid", 15, count_cell)
 VERDICT: Field[TaskRow] = Field(Column("Verdict"), lambda row: verdict_cell(row.summary.verdict))
 FIELDS = (
-    NAME, SIZE, ACC, ACC_NORM, NET, DROPS, LEAPFROGS, OTHER_WRONG, VOLUME, INDEX, MARGIN_SHIFT, KLD, MCNEMAR_P, HOLM_P,
+    NAME, SIZE, ACC, ACC_NORM, NET, DROPS, LEAPFROGS, OTHER_WRONG, VOLUME, INDEX, MARGIN_SHIFT, KLD, MCNEMAR_P, ADJUSTED_P,
     DETECTABLE, N_ITEMS, N_INVALID, VERDICT,
 )  # fmt: skip
 
