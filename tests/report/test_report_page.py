@@ -204,7 +204,7 @@ def test_card_is_one_table_one_picture_and_three_sentences(report: Path, run: Pa
     assert len(re.findall(r"[.] (?=[A-Z0-9])|[.]$", text.strip())) == 3
     assert "KLD is over 256 tokens of wiki" in text and "118 questions of arc, with a margin of ±1 fixed" in text
     assert all(quant["sha256"][:12] in folded for quant in results["quants"])
-    assert "n_ctx 512" in folded and "a KLD of exactly 0 and no changed answer" in folded
+    assert "n_ctx 512" in folded and "a KLD of exactly 0 over 256 rows of wiki" in folded
     assert "<script" not in card.replace("\\<", "") and not set("\x1b\u202e") & set(card)
 
 
