@@ -134,8 +134,8 @@ def test_a_sweep_leaves_the_files_of_its_tasks(swept: tuple[Path, str], models: 
 def test_results_json_keeps_the_contract(document: dict[str, Any]) -> None:
     estimate = {"value", "stderr", "low", "high", "level", "n", "n_clusters", "unit"}
     estimates = ("acc", "acc_base", "acc_norm", "volume", "net", "margin_shift", "gold_prob_shift", "kld_mean")
-    others = ("rule", "drops", "leapfrogs", "wrong_to_other_wrong", "direction_index", "mcnemar_p", "adjusted_p", "verdict",
-              "margin", "mde", "n_items", "n_invalid")  # fmt: skip
+    others = ("rule", "drops", "leapfrogs", "wrong_to_other_wrong", "direction_index", "mcnemar_p", "adjusted_p",
+              "verdict", "margin", "mde", "n_items", "n_invalid")  # fmt: skip
     for quant in document["quants"]:
         assert list(quant["texts"]) == ["text"] and list(quant["tasks"]) == ["words", "other"]
         for task in (*quant["tasks"].values(), quant["pooled"]):
