@@ -17,13 +17,15 @@ from rich.console import Console
 
 from quantprobe.errors import InputError
 from quantprobe.files import write_text
+from quantprobe.probes.grouping import UNGROUPED
 from quantprobe.report.finish import results_markdown
 from quantprobe.report.flips import count_kinds, find_flips, find_quant, format_flip
 from quantprobe.report.highlights import highlights
 from quantprobe.report.names import WHOLE, ShortNames
 from quantprobe.report.notes import null_sentences, reading_notes, task_notes, warnings
+from quantprobe.report.numbers import format_interval, format_net
 from quantprobe.report.plan_words import describe_plan, plan_table
-from quantprobe.report.tables.cells import interval_cell, share_cell
+from quantprobe.report.tables.cells import share_cell
 from quantprobe.report.tables.csv_files import groups_csv, tasks_csv
 from quantprobe.report.tables.tasks import POOLED, answered, overview_table, task_names, task_table
 from quantprobe.report.tables.terminal import terminal_tables
@@ -31,10 +33,11 @@ from quantprobe.report.terminal import describe_run
 from quantprobe.report.verdicts import verdict_lines
 from quantprobe.run.cohort import Cohort, read_cohort
 from quantprobe.run.results import NullControl, NullTask, TaskFacts
+from quantprobe.stats.design import item_design
 from quantprobe.stats.estimates import Estimate
 from quantprobe.stats.power import plan
 from quantprobe.stats.summary_tasks import TaskSummary, summarise_task
-from quantprobe.stats.verdicts import correct_over_quants
+from quantprobe.stats.verdicts import correct_over_quants, judge, table_of_changes
 
 FACTS = TaskFacts(
     rule="tokens", template="question", n_items=400, n_left_out=3, n_token_prefix=2, n_tokens_decoded=1000,
@@ -49,10 +52,10 @@ def summaries(n_groups: int = 0) -> list[TaskSummary]:
     base, near = make_pair(1, n=400, noise=0.0, n_groups=n_groups)
     _, noisy = make_pair(1, n=400, noise=0.5, n_groups=n_groups)
     _, broken = make_pair(1, n=400, noise=0.3, shift=-1.0, n_groups=n_groups)
-    quants = (near, noisy, broken)
-    return correct_over_quants(
-        [summarise_task(base, quant, 0.02, rule="tokens", template="question") for quant in quants]
-    )
+    pairs = [(base, quant) for quant in (near, noisy, broken)]
+    table = table_of_changes(pairs, item_design(base.groups, UNGROUPED))
+    found = [summarise_task(*pair, 0.02, rule="tokens", template="question") for pair in pairs]
+    return correct_over_quants(found, judge({TASK: table}, 0.02).first)
 
 
 FOUND = summaries()
@@ -76,10 +79,10 @@ def test_the_cells_are_the_summaries_numbers() -> None:
     base, near, noisy, broken = rows_of(cohort_of(FOUND))
     assert base["Quant"] == "BF16 (base)" and base["Accuracy"] == share_cell(FOUND[0].acc_base).text
     assert {base[title] for title in ("Net change", "Drops", "Verdict")} == {""}
-    assert near["Net change"] == "+0.0 [-1.0, +1.0]" and (near["Drops"], near["Leapfrogs"]) == ("0", "0")
+    assert near["Net change"] == "+0.0 [-1.3, +1.3]" and (near["Drops"], near["Leapfrogs"]) == ("0", "0")
     assert near["Direction index"] == "n/a" and near["Volume"].startswith("0 [0, 0.9")
     for cells, summary in ((noisy, FOUND[1]), (broken, FOUND[2])):
-        assert cells["Net change"] == interval_cell(summary.net, 100).text
+        assert cells["Net change"] == format_net(summary.net, 0.02)
         counts = [cells[title] for title in ("Drops", "Leapfrogs", "Wrong to other wrong")]
         assert counts == [str(n) for n in (summary.drops, summary.leapfrogs, summary.wrong_to_other_wrong)]
         assert float(cells["Direction index"]) == pytest.approx(summary.direction_index, abs=0.005)
@@ -135,7 +138,7 @@ def test_notes_tell_cases_tokens_reach_and_every_verdict() -> None:
     invalid = cohort_of([replace(FOUND[0], n_invalid=2, n_ties=4)])
     assert "Q8_0: 2 questions of arc|easy are left out" in warnings(invalid, NAMES)[0]
     assert "Up to 4 questions have two best choices" in " ".join(task_notes(invalid, TASK))
-    assert "±2 points, fixed beforehand" in " ".join(reading_notes(cohort_of(FOUND)))
+    assert "a margin of 2 points, fixed beforehand" in " ".join(reading_notes(cohort_of(FOUND)))
 
 
 def test_the_null_control_of_a_task_says_over_how_many_rows() -> None:
@@ -149,10 +152,19 @@ def test_the_null_control_of_a_task_says_over_how_many_rows() -> None:
     assert "changes 2 answers of arc|easy (1,200 rows compared); that many" in null_sentences(loud)[0]
 
 
-def test_an_equivalent_quant_shows_the_interval_that_decided() -> None:
-    inner = FOUND[0].net_for_equivalence
-    assert FOUND[0].verdict == "equivalent" and inner is not None and inner.high is not None and inner.high < 0.02
-    assert f"[{100 * (inner.low or 0):+.2f}, {100 * inner.high:+.2f}]" in (FOUND[0].sentence or "")
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (-0.0098, 0.004, "-0.29 [-0.98, +0.40]"),  # one decimal would show -1.0, which is not inside the margin
+        (-0.031, -0.0004, "-1.57 [-3.10, -0.04]"),  # nor is -0.0 below 0
+        (-0.031, 0.0044, "-1.3 [-3.1, +0.4]"),
+    ],
+)
+def test_a_net_change_is_shown_on_the_side_where_it_was_judged(low: float, high: float, shown: str) -> None:
+    net = Estimate((low + high) / 2, 0.01, low, high, 0.95, 300, 300, "fraction")
+    assert format_net(net, 0.01) == shown
+    assert format_net(net, None) == format_interval(net, 100)
+    assert format_net(None, 0.01) == "n/a"
 
 
 def test_markdown_has_the_pool_before_the_tasks() -> None:
