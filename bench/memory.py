@@ -47,6 +47,9 @@ class LoadWatch:
         self.loaded_bytes = 0
         self._loading = False
 
+    def plan(self, n_jobs: int, n_tokens: int) -> None:
+        pass
+
     def start(self, label: str, total: int | None, unit: str) -> None:
         self._loading = label.startswith("load ")
 

@@ -4,8 +4,8 @@ python bench/predict_accuracy.py RUN [--boot 400]
 
 The comparison was fixed before any number was seen: eight predictors, each measured on one task (or on the texts),
 against the pooled hard change of accuracy (net) on all other tasks, over the quants of RUN; Spearman's rho, averaged
-over the tasks that a predictor is measured on. `near` is the half of the quants with the smaller text KLD. Intervals are
-95 % percentile intervals over resampled quants and resampled items, both at once. Signs are turned so that a good
+over the tasks that a predictor is measured on. `near` is the half of the quants with the smaller text KLD. Intervals
+are 95 % percentile intervals over resampled quants and resampled items, both at once. Signs are turned so that a good
 predictor has a positive rho. The last columns are the difference from the text KLD on the same resamples.
 """
 

@@ -16,12 +16,12 @@ from quantprobe.probes.grouping import UNGROUPED
 from quantprobe.run.cohort import Cohort
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.items import PairedAnswers, write_items
+from quantprobe.run.judging import AnsweredTask, judge_quants
 from quantprobe.run.results import Quant, QuantFiles, Results, TaskFacts, write_results
 from quantprobe.settings import EQUIVALENCE_MARGIN, margin_of
 from quantprobe.stats.estimates import fraction_estimate
 from quantprobe.stats.summary import TextSummary
-from quantprobe.stats.summary_tasks import TaskSummary, summarise_task
-from quantprobe.stats.verdicts import correct_over_quants
+from quantprobe.stats.summary_tasks import TaskSummary
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def build_run(found: Import, like: Cohort | None = None, margin: float | None = 
         matches = match_quants(names, like)
         quants = [_known(quant, match) for quant, match in zip(quants, matches, strict=True)]
         notes = [*map(str, matches), *_left_over(found, like, matches)]
-    measured = [_summaries(task, margin) for task in found.tasks]
+    judged = judge_quants(quants, _answered(found), margin)
     results = Results(
         base=found.base if like is None else like.base,
         settings=settings | _described(found, settings) | {"equivalence_margin": margin},
@@ -118,11 +118,9 @@ def build_run(found: Import, like: Cohort | None = None, margin: float | None = 
             replace(
                 quant,
                 texts={text.name: text.summaries[name] for text in found.texts if name in text.summaries},
-                tasks={
-                    t.name: by_name[name] for t, by_name in zip(found.tasks, measured, strict=True) if name in by_name
-                },
+                tasks={**_accuracies(found, name), **quant.tasks},
             )
-            for name, quant in zip(names, quants, strict=True)
+            for name, quant in zip(names, judged, strict=True)
         ),
     )
     final = dict(zip(names, (quant.name for quant in quants), strict=True))
@@ -189,19 +187,25 @@ def _template(task: ImportedTask) -> str:
     return f"imported from {task.source}"
 
 
-def _summaries(task: ImportedTask, margin: float) -> dict[str, TaskSummary]:
-    """The summary of each quant, by name; without the base's answers its accuracy alone."""
-    found = {
-        name: summarise_task(
-            answers.base, answers.quant, margin, rule=task.rule, template=_template(task), norm=answers.norm
-        )
-        for name, answers in task.answers.items()
-        if answers.base is not None
-    }
-    judged = dict(zip(found, correct_over_quants(list(found.values())), strict=True))
+def _answered(found: Import) -> dict[str, AnsweredTask]:
+    """The tasks whose base answers are known, with one entry a quant."""
+    tasks = {}
+    for task in found.tasks:
+        answers = [task.answers.get(quant.name) for quant in found.quants]
+        pairs = [None if a is None or a.base is None else PairedAnswers(a.base, a.quant) for a in answers]
+        if any(pair is not None for pair in pairs):
+            norms = [None if answer is None else answer.norm for answer in answers]
+            tasks[task.name] = AnsweredTask(task.rule, pairs, norms, _template(task), grouping=task.grouping)
+    return tasks
+
+
+def _accuracies(found: Import, name: str) -> dict[str, TaskSummary]:
+    """By task, the accuracy of a quant for which the base's answers are not known."""
+    known = {task.name: (task, task.answers.get(name)) for task in found.tasks}
     return {
-        name: judged[name] if name in judged else _accuracy_alone(task, answers.quant)
-        for name, answers in task.answers.items()
+        task: _accuracy_alone(its, answers.quant)
+        for task, (its, answers) in known.items()
+        if answers is not None and answers.base is None
     }
 
 

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from quantprobe.probes.grouping import CLUSTERS, STRATA
 from quantprobe.report.names import WHOLE, ShortNames, join_words
-from quantprobe.report.numbers import format_estimate, format_plain
+from quantprobe.report.numbers import format_estimate, format_plain, format_points
 from quantprobe.report.tables.tasks import answered
 from quantprobe.report.tables.texts import AT_FLOOR, measured
 from quantprobe.run.cohort import Cohort
@@ -25,21 +26,24 @@ def null_sentences(cohort: Cohort) -> list[str]:
     """What the instrument shows where there is no difference, over how many rows, and where no control ran."""
     texts, tasks = cohort.texts, cohort.tasks
     null = cohort.null_control or NullControl()
-    clean, told = [], []
+    exact, unchanged, told = [], [], []
     for text in texts:
         control = null.texts.get(text)
         if control is not None:
-            exact = control.kld_mean.value == 0 and not cohort.floor(text)
             rows = f"{control.kld_mean.n:,} rows of {text}"
-            clean += [f"has a KLD of exactly 0 over {rows}"] if exact else []
-            told += [] if exact else [_describe_floor(cohort, text, control.kld_mean, rows)]
+            if control.kld_mean.value == 0 and not cohort.floor(text):
+                exact.append(rows)
+            else:
+                told.append(_describe_floor(cohort, text, control.kld_mean, rows))
     for task in tasks:
         answers = null.tasks.get(task)
         if answers is not None:
             changed = answers.drops + answers.leapfrogs
-            over = f"of {task}" + ("" if answers.n_rows is None else f" ({answers.n_rows:,} rows compared)")
-            clean += [] if changed else [f"changes no answer {over}"]
-            told += [f"{_NULL} changes {changed:,} answers {over}; that many are the instrument's own."] * (changed > 0)
+            where = task + ("" if answers.n_rows is None else f" ({answers.n_rows:,} rows compared)")
+            if changed:
+                told.append(f"{_NULL} changes {changed:,} answers of {where}; that many are the instrument's own.")
+            else:
+                unchanged.append(where)
     missing = [probe for probe in texts if null.texts.get(probe) is None]
     missing += [probe for probe in tasks if null.tasks.get(probe) is None]
     if missing:
@@ -47,7 +51,9 @@ def null_sentences(cohort: Cohort) -> list[str]:
         told.append(
             f"No null control{where}: the base came from an imported file, so the instrument's floor is unknown."
         )
-    return ([f"{_NULL} {join_words(clean, len(clean))}."] if clean else []) + told
+    clean = [f"has a KLD of exactly 0 over {join_words(exact)}"] if exact else []
+    clean += [f"changes no answer of {join_words(unchanged)}"] if unchanged else []
+    return ([f"{_NULL} {' and '.join(clean)}."] if clean else []) + told
 
 
 def _describe_floor(cohort: Cohort, text: str, kld: Estimate, rows: str) -> str:
@@ -100,7 +106,7 @@ def task_notes(cohort: Cohort, task: str) -> list[str]:
 def _asked(summaries: Sequence[TaskSummary], facts: TaskFacts | None) -> str:
     first = summaries[0]
     n_items = _span([summary.n_items or summary.acc.n for summary in summaries])
-    groups = f" in {first.acc.n_clusters:,} groups" if first.acc.n_clusters < first.acc.n else ""
+    groups = f" in {len(first.by_group):,} {first.grouping}" if first.grouping in (STRATA, CLUSTERS) else ""
     template = f", template {first.template}" if first.template else ""
     tokens = ""
     if facts and facts.n_tokens_decoded:
@@ -163,16 +169,17 @@ def _reading_tasks(cohort: Cohort) -> list[str]:
     if not summaries:
         return []
     level = (summaries[0].net or summaries[0].acc).level
-    margins = join_words([f"±{100 * margin:g}" for margin in dict.fromkeys(s.margin for s in summaries if s.margin)])
+    margins = join_words([format_points(margin) for margin in dict.fromkeys(s.margin for s in summaries if s.margin)])
     return [
         "Drops were right in the base and are wrong in the quant; leapfrogs went the other way. Net change is "
-        f"leapfrogs minus drops in percentage points of accuracy with its paired {level:.0%} interval, volume is "
+        "leapfrogs minus drops in percentage points of accuracy, with its interval; volume is "
         "their sum, and index the difference over the sum (-1: only drops, +1: only leapfrogs).",
         "Margin shift is the mean change of log P(right) - log P(best wrong) in nats. It moves before answers flip; it "
         "is a sign of its own and no part of the verdict.",
-        f"Verdicts use a margin of {margins} points, fixed beforehand. `worse` and `better` need Holm's p over all "
-        "quants of the table; `equivalent` needs the interval inside the margin; `not separable` says that these "
-        "questions cannot tell, not that nothing changed.",
+        f"A verdict is read off the interval of the net change and a margin of {margins}, fixed beforehand: "
+        "`equivalent` inside the margin, else `worse` or `better` where it excludes 0, `not inferior` where it lies "
+        "above minus the margin. `not separable` says that these questions cannot tell, not that nothing changed. All "
+        f"intervals of the tables hold together at {level:.0%}.",
     ]
 
 

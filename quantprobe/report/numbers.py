@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from quantprobe.stats.estimates import Estimate
+from quantprobe.stats.verdicts import points_of
 
 MISSING = "n/a"
 
@@ -51,6 +52,17 @@ def format_interval(estimate: Estimate | None, scale: float = 1.0) -> str:
     return f"{value} [{low}, {high}]"
 
 
+def format_net(net: Estimate | None, margin: float | None) -> str:
+    """A net change in points, `-0.6 [-1.7, +0.5]`, with as many decimals as its verdict at `margin` (a fraction) needs.
+
+    So an end that is inside the margin, or on one side of 0, is shown there.
+    """
+    if net is None or net.low is None or net.high is None or margin is None:
+        return format_interval(net, 100)
+    value, low, high = points_of(net, margin)
+    return f"{value} [{low}, {high}]"
+
+
 def format_plain(value: float | None, scale: float = 1.0, digits: int = 3) -> str:
     """A number without an error, such as a quantile, to `digits` significant digits; `n/a` for None."""
     if value is None:
@@ -62,6 +74,12 @@ def format_plain(value: float | None, scale: float = 1.0, digits: int = 3) -> st
     if exponent < -5:
         return f"{value:.{digits - 1}e}".replace("e-0", "e-")
     return f"{value:.{max(digits - 1 - exponent, 0)}f}"
+
+
+def format_points(share: float) -> str:
+    """A margin or change of accuracy in words: `1 point`, `0.5 points`."""
+    points = f"{100 * share:g}"
+    return f"{points} point{'' if points == '1' else 's'}"
 
 
 def format_size(n_bytes: int) -> str:

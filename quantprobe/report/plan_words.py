@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quantprobe.report.numbers import format_plain
+from quantprobe.report.numbers import format_plain, format_points
 from quantprobe.report.tables.cells import Cell, Column, Table, count_cell, plain_cell
 from quantprobe.stats.power import Plan
 
@@ -13,10 +13,10 @@ NEVER = Cell("never", None)
 
 def plan_table(plans: Sequence[Plan]) -> Table:
     """One line per plan: what so many questions detect, and how many the margin needs."""
-    margin = f"{100 * plans[0].margin:g}"
+    margin = format_points(plans[0].margin)
     columns = (
-        Column("Questions"), Column("Churn", "%"), Column("Detects", "points"), Column("To detect", f"{margin} points"),
-        Column("To show not worse", f"by {margin} points"), Column("To show equivalent", f"within ±{margin} points"),
+        Column("Questions"), Column("Churn", "%"), Column("Detects", "points"), Column("To detect", margin),
+        Column("To show not worse", f"by {margin}"), Column("To show equivalent", f"within ±{margin}"),
     )  # fmt: skip
     rows = tuple(
         (
@@ -34,7 +34,7 @@ def plan_table(plans: Sequence[Plan]) -> Table:
 
 def describe_plan(plan: Plan) -> list[str]:
     """The first line of the table in words."""
-    churn, margin, power = f"{100 * plan.churn:g} %", f"{100 * plan.margin:g}", f"{plan.power:.0%}"
+    churn, margin, power = f"{100 * plan.churn:g} %", format_points(plan.margin), f"{plan.power:.0%}"
     quants = "" if plan.n_quants == 1 else f" in a table of {plan.n_quants} quants"
     setting = f"With {plan.n:,} questions of which {churn} change{quants}"
     if plan.detectable:
@@ -45,14 +45,14 @@ def describe_plan(plan: Plan) -> list[str]:
             f"{_points(plan.churn)} points, and {_points(plan.mde)} would be needed."
         )
     if plan.n_to_detect is None:
-        second = f"A change of {margin} points cannot happen where only {churn} of answers change."
+        second = f"A change of {margin} cannot happen where only {churn} of answers change."
     else:
-        second = f"Detecting a change of {margin} points takes {plan.n_to_detect:,} questions."
+        second = f"Detecting a change of {margin} takes {plan.n_to_detect:,} questions."
     return [
         first,
         second,
         f"If gains and losses balance, {plan.n_to_show_noninferior:,} questions show that a quant is not worse by "
-        f"{margin} points, and {plan.n_to_show_equivalent:,} that it is within ±{margin}.",
+        f"{margin}, and {plan.n_to_show_equivalent:,} that it is within ±{margin}.",
         f"Fewer than {plan.min_drops} drops without a leapfrog are never significant at "
         f"{100 * plan.alpha:g} %{quants}.",
     ]

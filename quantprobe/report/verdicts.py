@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 
-from quantprobe.report.marks import MARKS, mark_of
-from quantprobe.report.numbers import format_plain
+from quantprobe.report.marks import mark_of
+from quantprobe.report.numbers import format_plain, format_points
 from quantprobe.report.page.answer import Standing, answer_of, margin_of, n_questions, standings
 from quantprobe.run.cohort import Cohort
-from quantprobe.stats.paired import BETTER, EQUIVALENT, NOT_SEPARABLE, WORSE
+from quantprobe.stats.paired import BETTER, EQUIVALENT, NOT_INFERIOR, NOT_SEPARABLE, WORSE
+from quantprobe.stats.power import round_up
 
-ORDER = (EQUIVALENT, BETTER, *(v for v in MARKS if v not in (EQUIVALENT, BETTER, NOT_SEPARABLE, WORSE)), NOT_SEPARABLE)
-"""What comes after the recommended quant; `worse` is last."""
+ORDER = (EQUIVALENT, BETTER, NOT_INFERIOR, NOT_SEPARABLE, WORSE)
+"""What comes after the recommended quant."""
 
 
 def verdict_lines(cohort: Cohort) -> list[str]:
@@ -19,7 +20,7 @@ def verdict_lines(cohort: Cohort) -> list[str]:
     stood = [standing for standing in standings(cohort, None) if standing.verdict is not None]
     if not stood:
         return []
-    take, margin = answer_of(cohort, None).take, _points(margin_of(cohort, None))
+    take, margin = answer_of(cohort, None).take, format_points(margin_of(cohort, None))
     best = None if take is None else take.name
     stood.sort(key=lambda s: (s.name != best, _rank(s.verdict), s.size_bytes or math.inf))
     width = max(len(standing.label) for standing in stood)
@@ -27,8 +28,7 @@ def verdict_lines(cohort: Cohort) -> list[str]:
     for standing in stood:
         words = _describe(standing)
         if standing.name == best:
-            verdict = "" if standing.verdict == NOT_SEPARABLE else f"{standing.verdict}: "
-            words = f"{verdict}take this one, the smallest shown to lose no more than {margin}"
+            words = f"{standing.verdict}: take this one, the smallest shown to lose no more than {margin}"
         lines.append(f"  {mark_of(standing.verdict).sign} {standing.label:<{width}}  {words}")
     return lines
 
@@ -37,7 +37,7 @@ def _describe(standing: Standing) -> str:
     """A verdict in a few words, with what the tables do not say."""
     where = f" on {standing.on}" if standing.on else ""
     if standing.verdict == NOT_SEPARABLE and standing.more:
-        return f"{NOT_SEPARABLE}{where}; about {_round_up(standing.more):,} more questions would settle it"
+        return f"{NOT_SEPARABLE}{where}; about {round_up(standing.more):,} more questions would settle it"
     change = standing.change
     if standing.verdict in (WORSE, BETTER) and change is not None and (change.low or 0.0) * (change.high or 0.0) > 0:
         low, high = sorted(abs(end) for end in (change.low, change.high) if end is not None)
@@ -47,13 +47,3 @@ def _describe(standing: Standing) -> str:
 
 def _rank(verdict: str | None) -> int:
     return ORDER.index(verdict) if verdict in ORDER else len(ORDER)
-
-
-def _points(margin: float) -> str:
-    return f"{100 * margin:g} point{'' if math.isclose(margin, 0.01) else 's'}"
-
-
-def _round_up(n: int) -> int:
-    """To two digits: the plan is no more precise."""
-    step: int = 10 ** max(len(str(n)) - 2, 0)
-    return -(-n // step) * step

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from quantprobe.probes.items import Question
 from quantprobe.probes.task import count_cases
 from quantprobe.run.compare import require_comparable, setting_differences
 from quantprobe.run.folder import RunFolder
+from quantprobe.run.judging import judge_quants
 from quantprobe.run.questions import write_task_questions
-from quantprobe.run.results import NullControl, Quant, Results, TaskFacts
+from quantprobe.run.results import NullControl, Results, TaskFacts
 from quantprobe.settings import EQUIVALENCE_MARGIN, Settings
 from quantprobe.stats.llama_summary import LlamaStatistics
-from quantprobe.stats.verdicts import correct_over_quants
 from quantprobe.sweep.inputs import Progress, check_names, identify, read_measurable
 from quantprobe.sweep.measuring import Measuring
 from quantprobe.sweep.recorded import record_settings
@@ -69,11 +69,12 @@ def compare_quants(
     for change in changed:
         progress.note(f"compared under settings that differ from the capture's: {change}")
     infos = [identify(info, progress) for info in read_quants(quants, capture.meta.base)]
-    comparing = Measuring(capture, settings, RunFolder(run), progress, base_model, llama_compat, margin)
+    comparing = Measuring(capture, settings, RunFolder(run), progress, base_model, llama_compat)
     tasks = task_facts(capture, groupings or {})
     write_questions(capture, RunFolder(run), tasks)
     comparing.plan(infos)
-    measured = correct_tasks([comparing.compare(info) for info in infos])
+    unjudged = [comparing.compare(info) for info in infos]
+    measured = judge_quants(unjudged, comparing.answered(tasks), margin)
     results = Results(
         base=capture.meta.base,
         settings={
@@ -115,21 +116,6 @@ def task_facts(capture: Capture, groupings: Mapping[str, str]) -> dict[str, Task
                 grouping=groupings.get(entry.name, probe.grouping),
             )
     return facts
-
-
-def correct_tasks(quants: Sequence[Quant]) -> tuple[Quant, ...]:
-    """Verdicts over all quants: their p values are corrected together, task by task, and over the pooled tasks."""
-    corrected = [dict(quant.tasks) for quant in quants]
-    for name in dict.fromkeys(name for quant in quants for name in quant.tasks):
-        having = [number for number, quant in enumerate(quants) if name in quant.tasks]
-        summaries = correct_over_quants([quants[number].tasks[name] for number in having])
-        for number, summary in zip(having, summaries, strict=True):
-            corrected[number][name] = summary
-    pooled = iter(correct_over_quants([quant.pooled for quant in quants if quant.pooled is not None]))
-    return tuple(
-        replace(quant, tasks=tasks, pooled=None if quant.pooled is None else next(pooled))
-        for quant, tasks in zip(quants, corrected, strict=True)
-    )
 
 
 def write_questions(capture: Capture, run: RunFolder, tasks: Mapping[str, TaskFacts]) -> None:

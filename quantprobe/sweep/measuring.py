@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -19,18 +20,18 @@ from quantprobe.engine.plan import block_rows
 from quantprobe.engine.plan_choices import n_naive_tokens
 from quantprobe.engine.runner import n_probe_tokens, probe_blocks
 from quantprobe.gguf.model import ModelInfo
-from quantprobe.metrics.answers import Answers, pool_answers
+from quantprobe.metrics.answers import Answers
 from quantprobe.probes.items import TaskProbe
 from quantprobe.probes.rules import RULES
 from quantprobe.probes.text import TextProbe
 from quantprobe.run.folder import RunFolder
-from quantprobe.run.items import write_items
-from quantprobe.run.results import Quant
+from quantprobe.run.items import PairedAnswers, write_items
+from quantprobe.run.judging import AnsweredTask
+from quantprobe.run.results import Quant, TaskFacts
 from quantprobe.run.rows import read_arrays
 from quantprobe.settings import Settings, moves_logits
 from quantprobe.stats.llama_summary import LlamaStatistics, summarise_llama
 from quantprobe.stats.summary import TextSummary
-from quantprobe.stats.summary_tasks import TaskSummary, summarise_task
 from quantprobe.sweep.inputs import Progress, load_model
 from quantprobe.sweep.measured import MeasuredTask, MeasuredText
 from quantprobe.sweep.recorded import digest, record_settings
@@ -72,7 +73,6 @@ class Measuring:
         progress: Progress,
         base_model: Path | None,
         llama_compat: bool,
-        margin: float,
     ) -> None:
         self.capture = capture
         self.settings = settings.with_threads()
@@ -80,7 +80,6 @@ class Measuring:
         self.progress = progress
         self.base_model = base_model
         self.llama_compat = llama_compat
-        self.margin = margin
         # rows of our own captures were made with our own batches; only llama.cpp's file fits llama.cpp's
         self.llama_geometry = llama_compat and capture.meta.kind == "llama_kld"
         self.probes: list[Probe] = [
@@ -88,6 +87,7 @@ class Measuring:
             for entry in capture.meta.probes
         ]
         self.llama: dict[tuple[str, str], LlamaStatistics] = {}
+        self._answers: dict[str, list[tuple[PairedAnswers, tuple[Answers, Answers] | None]]] = defaultdict(list)
         self._base_rows: BaseRows | None = None
 
     def base_rows(self, info: ModelInfo) -> BaseRows:
@@ -122,24 +122,37 @@ class Measuring:
         return kind(info.name, probe.name)
 
     def compare(self, info: ModelInfo) -> Quant:
-        """Measure one quant on every probe."""
+        """Measure one quant on every probe; what it answered to tasks is kept for `answered`."""
         texts: dict[str, TextSummary] = {}
-        tasks: dict[str, TaskSummary] = {}
-        answers: dict[str, tuple[Answers, Answers]] = {}
         with LazyModel(info, self.settings, self.progress) as model:
             for probe in self.probes:
-                if isinstance(probe, TextProbe):
-                    text = self.text(model, probe)
-                    texts[probe.name] = text.summary()
-                    if self.llama_compat:
-                        self.llama[info.name, probe.name] = summarise_llama(text.rows)
+                if isinstance(probe, TaskProbe):
+                    self._answers[probe.name].append(self._answer(info, self.task(model, probe)))
                     continue
-                task = self.task(model, probe)
-                answers[probe.name] = task.answers()
-                tasks[probe.name] = self._summarise_task(info, task, *answers[probe.name])
-        return Quant(
-            **vars(info.identity()), imatrix=info.imatrix, texts=texts, tasks=tasks, pooled=self._pool(answers)
-        )
+                text = self.text(model, probe)
+                texts[probe.name] = text.summary()
+                if self.llama_compat:
+                    self.llama[info.name, probe.name] = summarise_llama(text.rows)
+        return Quant(**vars(info.identity()), imatrix=info.imatrix, texts=texts)
+
+    def answered(self, facts: Mapping[str, TaskFacts]) -> dict[str, AnsweredTask]:
+        """The answers of all quants compared so far, by task."""
+        found = {}
+        for probe in self.probes:
+            if isinstance(probe, TaskProbe):
+                pairs, norms = zip(*self._answers[probe.name], strict=True) if self._answers[probe.name] else ((), ())
+                found[probe.name] = AnsweredTask(
+                    probe.rule, pairs, norms, probe.template, probe.n_left_out, facts[probe.name].grouping
+                )
+        return found
+
+    def _answer(self, info: ModelInfo, measured: MeasuredTask) -> tuple[PairedAnswers, tuple[Answers, Answers] | None]:
+        """A quant's answers under the task's rule, kept as a table, and under that of acc_norm."""
+        probe = measured.probe
+        pair = PairedAnswers(*measured.answers())
+        write_items(self.run.items(info.name, probe.name), pair.base, pair.quant)
+        norm = RULES[probe.rule].norm
+        return pair, None if norm is None else measured.answers(norm)
 
     def text(self, model: LazyModel, probe: TextProbe) -> MeasuredText:
         """The rows of a quant on one text."""
@@ -162,29 +175,6 @@ class Measuring:
             measured.decoded[missing] = True
             measured.save(path, key)
         return measured
-
-    def _pool(self, answers: Mapping[str, tuple[Answers, Answers]]) -> TaskSummary | None:
-        """All questions of all tasks as one table; None where there are not several tasks."""
-        if len(answers) < 2:
-            return None
-        base = pool_answers({name: pair[0] for name, pair in answers.items()})
-        quant = pool_answers({name: pair[1] for name, pair in answers.items()})
-        # the tasks have their groups already
-        return replace(summarise_task(base, quant, self.margin, rule="each task's own"), by_group={})
-
-    def _summarise_task(self, info: ModelInfo, measured: MeasuredTask, base: Answers, quant: Answers) -> TaskSummary:
-        probe = measured.probe
-        write_items(self.run.items(info.name, probe.name), base, quant)
-        norm = RULES[probe.rule].norm
-        return summarise_task(
-            base,
-            quant,
-            self.margin,
-            rule=probe.rule,
-            template=probe.template,
-            n_left_out=probe.n_left_out,
-            norm=None if norm is None else measured.answers(norm),
-        )
 
     def _rows_key(self, info: ModelInfo, probe: Probe) -> str:
         """Digest of everything that the rows depend on."""

@@ -45,7 +45,7 @@ def write_short_text(path: Path) -> Path:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two quants, two windows and a few questions: the road is the same. (Tiny vocabularies take letters one by one.)"""
+    """Two quants, two windows and a few questions: the road is the same."""
     monkeypatch.setattr(demo, "FILE_TYPES", ("Q8_0", "Q4_0"))
     monkeypatch.setattr(demo, "N_CHUNKS", 2)
     monkeypatch.setattr(demo, "N_QUESTIONS", 3)

@@ -95,7 +95,9 @@ def test_a_margin_is_read_in_either_form_under_either_name(name: str, text: str,
 def test_margins_not_given() -> None:
     assert call(measuring) == "0.01"
     assert call(reading) == ""
-    assert "[default: 1%]" in call(measuring, "--help") and "the runs' own" in " ".join(call(reading, "--help").split())
+    assert "[default: 1%]" in call(measuring, "--help") and "the run's own, else 1%" in " ".join(
+        call(reading, "--help").split()
+    )
 
 
 @pytest.mark.parametrize("text", ["0", "1", "100%", "-1%", "much", "%", "nan"])

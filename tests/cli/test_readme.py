@@ -141,4 +141,4 @@ def test_help_shows_no_default_that_the_capture_decides() -> None:
 def test_no_command_shows_the_help(arguments: list[str]) -> None:
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == 0
-    assert "Commands:" in done.output
+    assert "Examples:" in done.output

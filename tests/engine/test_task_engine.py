@@ -183,7 +183,7 @@ def test_a_base_compared_with_itself_is_itself(tmp_path: Path, case: Case) -> No
     assert capture.meta.kind == "hidden"
     null = capture.entry("t").null_control
     run = compare_quants(tmp_path / "base.qpc", [base], settings, tmp_path / "run", Quiet())
-    summary = run.quants[0].tasks["t"]
+    summary = run.results.quants[0].tasks["t"]
     assert (null["drops"], null["leapfrogs"], summary.drops, summary.leapfrogs) == (0, 0, 0, 0)
     assert null["kld_max"] == 0
     assert summary.kld_mean is not None and summary.kld_mean.value == 0

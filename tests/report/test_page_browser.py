@@ -155,7 +155,8 @@ def test_the_selectors_change_pictures_and_table(opened):
     driver = opened("many")
     read = "[...document.querySelectorAll('#main tbody tr')].map((r) => r.innerText)"
     before, height = ask(driver, read), ask(driver, "charts.change.drawn.points.map((p) => p.py)")
-    driver.find_element("css selector", "#task option:nth-child(2)").click()
+    assert "all tasks pooled" in driver.find_element("id", "about").text
+    driver.find_element("css selector", "#task option:nth-child(3)").click()
     assert "hella" in driver.find_element("id", "about").text
     after = ask(driver, read)
     assert after != before and ask(driver, "charts.change.drawn.points.map((p) => p.py)") != height

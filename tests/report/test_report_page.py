@@ -7,7 +7,7 @@ import hashlib
 import html
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -73,7 +73,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     questions = [
         Question(f"arc-{i}", "", f"What is {HOSTILE} {i}?", ("yes", "no", HOSTILE, "x" * 2000), 0) for i in range(120)
     ]
-    write_task_questions(RunFolder(folder), "arc", questions)
+    write_task_questions(RunFolder(folder), "arc", questions, "none")
     return folder
 
 
@@ -169,6 +169,27 @@ def test_numbers_findings_and_flips_are_on_the_page(run: Path, page: str) -> Non
     assert data["quants"][0]["tasks"][0]["drops"] == f"{quant['tasks']['arc']['drops']:,}"
     assert "▼ drop" in page and "1,100 more characters" in page and "2 questions of arc are left out" in page
     assert results["base"]["sha256"] in page and "llama_cpp_version" in page and "Spearman" in page
+
+
+@dataclass(frozen=True)
+class Told:
+    """A finding as the study tells it."""
+
+    headline: str
+    details: tuple[str, ...]
+    kind: str
+
+    def __str__(self) -> str:
+        return self.headline
+
+
+def test_findings_are_folded_under_their_headlines(run: Path) -> None:
+    cohort = read_cohort([run])
+    found = study_cohort(cohort, n_boot=50, n_perm=99)
+    told = (Told("KLD tells.", ("Slope <-1>.", "Second."), "zone"), Told("Take that.", (), "recommendation"))
+    page = render_page(cohort, replace(found, sentences=told), flips=False)  # type: ignore[arg-type]
+    assert "<summary>KLD tells.</summary>\n<p>Slope &lt;-1&gt;.</p>\n<p>Second.</p>" in page
+    assert "Take that." not in page
 
 
 def test_card_is_one_table_one_picture_and_three_sentences(report: Path, run: Path) -> None:

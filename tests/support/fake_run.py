@@ -15,13 +15,12 @@ from quantprobe.gguf.model import ImatrixInfo, ModelIdentity
 from quantprobe.metrics.answers import Answers, answers_from_logprobs
 from quantprobe.metrics.rows import ROW_DTYPE
 from quantprobe.run.folder import RunFolder
-from quantprobe.run.items import write_items
+from quantprobe.run.items import PairedAnswers, write_items
+from quantprobe.run.judging import AnsweredTask, judge_quants
 from quantprobe.run.results import NullControl, NullTask, NullText, Quant, Results, TaskFacts, write_results
 from quantprobe.run.rows import write_arrays
 from quantprobe.stats.estimates import Estimate, fraction_estimate, mean_estimate
 from quantprobe.stats.summary import summarise_text
-from quantprobe.stats.summary_tasks import TaskSummary, summarise_task
-from quantprobe.stats.verdicts import correct_over_quants
 
 TYPES = (
     *("Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_XS", "Q3_K_L"),
@@ -168,12 +167,12 @@ def _results(
     answers: Mapping[tuple[str, str], tuple[Answers, Answers]],
     rows: Mapping[tuple[str, str], NDArray[np.void]],
 ) -> Results:
-    tasks = {name: _judged(run, name, answers) for name in run.tasks} if run.quants else {}
     facts = {
         name: TaskFacts(rule="tokens", template="question", n_items=n, grouping=run.grouping)
         for name, n in run.tasks.items()
     }
-    return Results(
+    quants = [_quant(run, quant, rows) for quant in run.quants]
+    results = Results(
         base=ModelIdentity(
             name="Fake-F16", path="Fake-F16.gguf", sha256=run.base_sha256, size_bytes=270_000_000, bpw=16.0,
             file_type="F16", architecture="llama", n_vocab=49_152, tokenizer_sha256="t" * 64,
@@ -181,25 +180,31 @@ def _results(
         settings=dict(run.settings),
         null_control=_null_control(run),
         tasks=facts if run.with_facts else {},
-        quants=tuple(_quant(run, quant, tasks, rows) for quant in run.quants),
+        quants=judge_quants(quants, _answered(run, answers), run.margin),
     )  # fmt: skip
+    return _with_norms(results)
 
 
-def _judged(
-    run: FakeRun, name: str, answers: Mapping[tuple[str, str], tuple[Answers, Answers]]
-) -> dict[str, TaskSummary]:
-    found = [
-        summarise_task(*answers[quant.name, name], run.margin, rule="tokens", template="question")
-        for quant in run.quants
+def _answered(run: FakeRun, answers: Mapping[tuple[str, str], tuple[Answers, Answers]]) -> dict[str, AnsweredTask]:
+    tasks = {}
+    for name in run.tasks if run.quants else ():
+        pairs = [PairedAnswers(*answers[quant.name, name]) for quant in run.quants]
+        tasks[name] = AnsweredTask("tokens", pairs, [None] * len(pairs), "question", grouping=run.grouping)
+    return tasks
+
+
+def _with_norms(results: Results) -> Results:
+    """Accuracy under acc_norm as under the rule itself."""
+    quants = [
+        replace(quant, tasks={n: replace(t, acc_norm=t.acc, acc_norm_base=t.acc_base) for n, t in quant.tasks.items()})
+        for quant in results.quants
     ]
-    found = [replace(one, acc_norm=one.acc, acc_norm_base=one.acc_base) for one in found]
-    return {quant.name: one for quant, one in zip(run.quants, correct_over_quants(found), strict=True)}
+    return replace(results, quants=tuple(quants))
 
 
 def _quant(
     run: FakeRun,
     quant: FakeQuant,
-    tasks: Mapping[str, Mapping[str, TaskSummary]],
     rows: Mapping[tuple[str, str], NDArray[np.void]],
 ) -> Quant:
     imatrix = ImatrixInfo(file="imatrix.gguf", dataset="calibration.txt", entries_count=210, chunks_count=100)
@@ -217,7 +222,6 @@ def _quant(
         texts={
             name: summarise_text(rows[quant.name, name], _windows(run, n_rows)) for name, n_rows in run.texts.items()
         },
-        tasks={name: judged[quant.name] for name, judged in tasks.items()},
     )
 
 

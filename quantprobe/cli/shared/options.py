@@ -106,18 +106,20 @@ _TASKS = click.option(
 )  # fmt: skip
 
 
+_MARGIN = "Smallest change of accuracy that matters: 1% or 0.01 is one percentage point."
+_DEFAULT_MARGIN = f"{100 * EQUIVALENCE_MARGIN:g}%"
+
+
 def _margin_option(default: float | None, help: str) -> Callable[[Command], Command]:
     """`--margin` is the name that the option had before."""
-    shown = "the runs' own" if default is None else f"{100 * default:g}%"
-    return click.option(
-        "--equivalence-margin", "--margin", "margin", type=Share(), default=default, help=f"{help}  [default: {shown}]"
-    )
+    return click.option("--equivalence-margin", "--margin", "margin", type=Share(), default=default, help=help)
 
 
-_MARGIN = "Smallest change of accuracy that matters: 1% or 0.01 is one percentage point."
-equivalence_margin_option = _margin_option(EQUIVALENCE_MARGIN, f"{_MARGIN} Fix it before looking.")
-run_margin_option = _margin_option(None, _MARGIN)
-"""For commands that read runs: None unless it is given (`quantprobe.settings.margin_of` has the runs' own)."""
+equivalence_margin_option = _margin_option(
+    EQUIVALENCE_MARGIN, f"{_MARGIN} Fix it before looking.  [default: {_DEFAULT_MARGIN}]"
+)
+run_margin_option = _margin_option(None, f"{_MARGIN}  [default: the run's own, else {_DEFAULT_MARGIN}]")
+"""For commands that read runs: None unless it is given (`quantprobe.settings.margin_of` has the run's own)."""
 
 allow_option = click.option(
     "--allow",

@@ -14,7 +14,7 @@ import numpy as np
 
 from quantprobe.report.marks import pareto_members
 from quantprobe.report.names import cohort_names, join_words
-from quantprobe.report.numbers import format_plain
+from quantprobe.report.numbers import format_plain, format_points
 from quantprobe.report.printable import printable
 from quantprobe.run.cohort import Cohort
 from quantprobe.run.floor import task_floor
@@ -134,10 +134,12 @@ def n_questions(cohort: Cohort) -> int:
 
 
 def finding_folds(findings: Findings | None) -> tuple[Fold, ...]:
-    """The study's findings, most important first."""
-    if findings is None or not findings.sentences:
-        return ()
-    return (Fold("What the study says, in full", tuple(printable(sentence) for sentence in findings.sentences)),)
+    """The study's findings, most important first: a headline each, and what is folded under it."""
+    return tuple(
+        Fold(printable(str(sentence)), tuple(printable(detail) for detail in getattr(sentence, "details", ())))
+        for sentence in (findings.sentences if findings is not None else ())
+        if getattr(sentence, "kind", "") != "recommendation"  # the card has it
+    )
 
 
 def _standing(cohort: Cohort, quant: Quant, label: str, findings: Findings | None) -> Standing:
@@ -145,12 +147,19 @@ def _standing(cohort: Cohort, quant: Quant, label: str, findings: Findings | Non
     where = Standing(quant.name, label, quant.size_bytes, kld=kld)
     for ranked in findings.ranking.quants if findings is not None else ():
         if ranked.name == quant.name:
-            return _with(where, ranked.net, ranked.volume, ranked.verdict, quant)
+            found = _with(where, ranked.net, ranked.volume, ranked.verdict, quant)
+            return replace(found, more=_items_more(findings, quant.name))
     if quant.pooled is not None and quant.pooled.net is not None:
         return _with(where, quant.pooled.net, quant.pooled.volume, quant.pooled.verdict, quant)
     if not cohort.tasks or any(task not in quant.tasks for task in cohort.tasks):
         return where
     return _by_task(where, quant, cohort.tasks)
+
+
+def _items_more(findings: Findings | None, name: str) -> int | None:
+    """Questions that would show the quant to be good enough; None for one that is decided or rather lost."""
+    undecided = findings.ranking.undecided if findings is not None else ()
+    return next((one.n_more for one in undecided if one.name == name), None)
 
 
 def _with(where: Standing, net: Estimate, volume: Estimate | None, verdict: str | None, quant: Quant) -> Standing:
@@ -182,10 +191,6 @@ def _value(standing: Standing) -> float:
     return -math.inf if standing.change is None or standing.change.value is None else standing.change.value
 
 
-def _points(margin: float) -> str:
-    return f"{100 * margin:g} point{'' if math.isclose(margin, 0.01) else 's'}"
-
-
 def _asked(cohort: Cohort) -> str:
     n = len(cohort.tasks)
     return f"{n_questions(cohort):,} questions" + (f" of {n} tasks" if n > 1 else "")
@@ -194,15 +199,15 @@ def _asked(cohort: Cohort) -> str:
 def _why(cohort: Cohort, take: Standing | None, open_ones: Sequence[Standing], margin: float) -> str:
     if take is not None:
         return (
-            f"The smallest of {len(cohort.quants)} quants that is shown to lose no more than {_points(margin)} of "
-            f"accuracy, over {_asked(cohort)}."
+            f"The smallest of {len(cohort.quants)} quants that is shown to lose no more than {format_points(margin)} "
+            f"of accuracy, over {_asked(cohort)}."
         )
     if open_ones:
         return (
             f"{_asked(cohort)} are too few: none of {len(cohort.quants)} quants is shown to lose no more than "
-            f"{_points(margin)} of accuracy."
+            f"{format_points(margin)} of accuracy."
         )
-    return f"No quant is shown to stay within {_points(margin)} of the base over {_asked(cohort)}."
+    return f"No quant is shown to stay within {format_points(margin)} of the base over {_asked(cohort)}."
 
 
 def _unknown(

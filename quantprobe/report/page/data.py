@@ -12,6 +12,7 @@ from quantprobe.report.marks import MARKS, mark_of
 from quantprobe.report.numbers import MISSING, format_estimate, format_interval, format_plain, format_size
 from quantprobe.report.page.answer import Standing, margin_of, standings
 from quantprobe.report.printable import printable
+from quantprobe.report.tables.tasks import POOLED
 from quantprobe.run.cohort import Cohort
 from quantprobe.run.floor import is_at_floor
 from quantprobe.run.json_text import plain
@@ -23,7 +24,6 @@ from quantprobe.stats.summary_tasks import TaskSummary
 if TYPE_CHECKING:
     from quantprobe.study.findings import Findings
 
-POOLED = "all tasks, pooled"
 Interval = tuple[float, float | None, float | None]
 """Value, low and high."""
 

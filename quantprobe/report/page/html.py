@@ -25,7 +25,7 @@ from quantprobe.report.page.tables import files_table, subject_table
 from quantprobe.report.printable import printable
 from quantprobe.report.tables.cells import Table
 from quantprobe.report.tables.study import correlation_table
-from quantprobe.report.tables.tasks import task_table
+from quantprobe.report.tables.tasks import POOLED, task_names, task_table
 from quantprobe.report.tables.texts import text_table
 from quantprobe.run.cohort import Cohort
 from quantprobe.run.compare import flatten_settings
@@ -75,7 +75,7 @@ def render_page(cohort: Cohort, findings: Findings | None = None, flips: bool = 
     """
     answer = answer_of(cohort, findings)
     data = page_data(cohort, findings, answer.take.name if answer.take is not None else None)
-    css, js = Markup(palette_css() + resource("page.css")), Markup(resource("page.js"))
+    css, js = Markup(palette_css() + resource("page.css")), Markup(resource("pictures.js") + resource("page.js"))
     environment = Environment(autoescape=True, keep_trailing_newline=True, finalize=_shown)
     environment.filters["shorten"] = _shorten
     return environment.from_string(resource("page.html")).render(
@@ -128,7 +128,7 @@ def _page(cohort: Cohort, findings: Findings | None, answer: Answer, data: PageD
         findings=finding_folds(findings),
         ideas=None if findings is None else correlation_table(findings),
         texts=[text_table(cohort, text, names) for text in cohort.texts],
-        tasks=[_task_section(cohort, task, names, flips) for task in cohort.tasks],
+        tasks=[_task_section(cohort, task, names, flips) for task in task_names(cohort)],
         notes=reading_notes(cohort),
         base_facts=_base_facts(cohort),
         settings=[(".".join(name), format_setting(value)) for name, value in flatten_settings(cohort.settings).items()],
@@ -137,8 +137,10 @@ def _page(cohort: Cohort, findings: Findings | None, answer: Answer, data: PageD
 
 
 def _task_section(cohort: Cohort, task: str, names: ShortNames, flips: bool) -> TaskSection:
-    shared = shared_flips(cohort, task) if flips else ()
-    return TaskSection(task, task_table(cohort, task, names), subject_table(cohort, task), shared)
+    table = task_table(cohort, task, names)
+    if task == POOLED:
+        return TaskSection(task, table, None, ())
+    return TaskSection(task, table, subject_table(cohort, task), shared_flips(cohort, task) if flips else ())
 
 
 def _columns(cohort: Cohort) -> list[tuple[str, str, str]]:

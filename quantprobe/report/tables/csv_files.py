@@ -26,7 +26,7 @@ TASK_ESTIMATES = (
 )
 TASK_NUMBERS = (
     *("drops", "leapfrogs", "wrong_to_other_wrong", "n_items", "n_invalid", "n_ties"),
-    *("direction_index", "mcnemar_p", "holm_p", "margin", "mde", "verdict"),
+    *("direction_index", "mcnemar_p", "adjusted_p", "margin", "mde", "verdict"),
 )
 GROUP_NUMBERS = (
     *("n_items", "n_invalid", "acc_base", "acc", "drops", "leapfrogs", "wrong_to_other_wrong", "direction_index"),

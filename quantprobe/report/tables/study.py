@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from quantprobe.metrics.quantities import QUANTITIES
 from quantprobe.report.names import ShortNames, shared_start
-from quantprobe.report.numbers import MISSING, format_interval
+from quantprobe.report.numbers import MISSING, format_interval, format_net
 from quantprobe.report.tables.cells import (
     Cell,
     Column,
     Field,
     Table,
-    interval_cell,
     make_table,
     plain_cell,
     text_cell,
@@ -36,10 +35,10 @@ def ranking_table(findings: Findings) -> Table | None:
         Field(Column("Quant"), lambda quant: text_cell(names(quant.name))),
         Field(Column("Size", "GB", priority=2), lambda quant: plain_cell(quant.size_bytes, 1e-9)),
         Field(Column("Accuracy", "%", priority=3), lambda quant: plain_cell(quant.acc, 100)),
-        Field(Column("Net change", "pp"), lambda quant: interval_cell(quant.net, 100)),
+        Field(Column("Net change", "pp"), lambda quant: Cell(format_net(quant.net, ranking.margin), quant.net.value)),
         Field(Column("Verdict"), lambda quant: verdict_cell(quant.verdict)),
         Field(Column("Group", priority=4), lambda quant: text_cell(quant.letters)),
-        Field(Column("Holm p", priority=6), lambda quant: plain_cell(quant.holm_p, digits=2)),
+        Field(Column("Adjusted p", priority=6), lambda quant: plain_cell(quant.adjusted_p, digits=2)),
         Field(Column("Frontier", "%", priority=5), lambda quant: plain_cell(quant.on_frontier, 100, digits=2)),
     )
     caption = f"All tasks together, {ranking.n_items:,} questions; quants that share a letter cannot be told apart"

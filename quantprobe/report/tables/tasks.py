@@ -11,7 +11,7 @@ from quantprobe.metrics.quantities import task_quantity
 from quantprobe.names import safe_name
 from quantprobe.report.marks import MARKS, mark_of
 from quantprobe.report.names import WHOLE, ShortNames
-from quantprobe.report.numbers import MISSING
+from quantprobe.report.numbers import MISSING, format_net
 from quantprobe.report.tables.cells import (
     Cell,
     Column,
@@ -47,6 +47,11 @@ class TaskRow:
     summary: TaskSummary
 
 
+def net_cell(summary: TaskSummary) -> Cell:
+    """The net change in points, with its interval."""
+    return Cell(format_net(summary.net, summary.margin), None if summary.net is None else summary.net.value)
+
+
 def _field(name: str, priority: int, cell: Callable[[Any], Cell], unit: str | None = None) -> Field[TaskRow]:
     column = quantity_column(task_quantity(name), priority, unit)
     return Field(column, lambda row: cell(getattr(row.summary, name)))
@@ -56,7 +61,7 @@ NAME: Field[TaskRow] = Field(Column("Quant"), lambda row: text_cell(row.name))
 SIZE: Field[TaskRow] = Field(Column("Size", "GB", priority=4), lambda row: size_cell(row.model))
 ACC = _field("acc", 2, share_cell)
 ACC_NORM = _field("acc_norm", 10, share_cell)
-NET = _field("net", 1, lambda estimate: interval_cell(estimate, 100), "pp")
+NET = Field(quantity_column(task_quantity("net"), 1, "pp"), lambda row: net_cell(row.summary))
 DROPS = _field("drops", 3, count_cell)
 LEAPFROGS = _field("leapfrogs", 3, count_cell)
 OTHER_WRONG = _field("wrong_to_other_wrong", 9, count_cell)
@@ -65,14 +70,14 @@ INDEX = _field("direction_index", 7, signed_cell)
 MARGIN_SHIFT = _field("margin_shift", 5, interval_cell)
 KLD = _field("kld_mean", 11, estimate_cell)
 MCNEMAR_P = _field("mcnemar_p", 12, lambda p: plain_cell(p, digits=2))
-HOLM_P = _field("holm_p", 6, lambda p: plain_cell(p, digits=2))
+ADJUSTED_P = _field("adjusted_p", 6, lambda p: plain_cell(p, digits=2))
 DETECTABLE = _field("mde", 13, lambda value: plain_cell(value, 100, digits=2), "pp")
 N_ITEMS = _field("n_items", 14, count_cell)
 N_INVALID = _field("n_invalid", 15, count_cell)
 VERDICT: Field[TaskRow] = Field(Column("Verdict"), lambda row: verdict_cell(row.summary.verdict))
 FIELDS = (
-    NAME, SIZE, ACC, ACC_NORM, NET, DROPS, LEAPFROGS, OTHER_WRONG, VOLUME, INDEX, MARGIN_SHIFT, KLD, MCNEMAR_P, HOLM_P,
-    DETECTABLE, N_ITEMS, N_INVALID, VERDICT,
+    NAME, SIZE, ACC, ACC_NORM, NET, DROPS, LEAPFROGS, OTHER_WRONG, VOLUME, INDEX, MARGIN_SHIFT, KLD, MCNEMAR_P,
+    ADJUSTED_P, DETECTABLE, N_ITEMS, N_INVALID, VERDICT,
 )  # fmt: skip
 
 
@@ -99,7 +104,7 @@ def overview_table(cohort: Cohort, names: ShortNames = WHOLE) -> Table:
 def _overview_cell(summary: TaskSummary | None) -> Cell:
     if summary is None:
         return Cell(MISSING, None)
-    cell = interval_cell(summary.net, 100)
+    cell = net_cell(summary)
     return replace(cell, text=f"{mark_of(summary.verdict).sign} {cell.text}")
 
 
