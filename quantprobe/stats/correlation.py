@@ -1,6 +1,6 @@
 """Correlations over a few dozen quants, within families, with p and intervals that know the items they share.
 
-A cohort has 3 to a few hundred quants and dozens of measures, so all measures against one target are one matrix product.
+All measures against one target are one matrix product: a cohort has dozens of measures and some hundred quants at most.
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ def correlate_all(
                 known &= np.isfinite(target.noise.residuals[:, :1]).all(1)
             at = np.flatnonzero(known)
             noise = None if target.noise is None else target.noise.take(at)
-            cells = _correlate(measures[np.ix_(rows, at)], target.values[at], noise, families[at], method, how)
+            cells = _correlate(
+                measures[np.ix_(np.array(rows), at)], target.values[at], noise, families[at], method, how
+            )
             for i, cell in zip(rows, cells, strict=True):
                 result[i][j] = cell
     return result
@@ -170,12 +172,14 @@ def _centred(values: FloatArray, families: Int64Array, method: str) -> FloatArra
     centred = centre(values - values.mean(1, keepdims=True), families)
     scale = np.abs(centred).max(1, keepdims=True)
     tiny = scale <= 1e-12 * np.abs(values).max(1, keepdims=True)
-    return np.divide(centred, scale, out=np.zeros_like(centred), where=~tiny & (scale > 0))
+    scaled: FloatArray = np.divide(centred, scale, out=np.zeros_like(centred), where=~tiny & (scale > 0))
+    return scaled
 
 
 def _values(a: FloatArray, b: FloatArray) -> FloatArray:
     spread = np.sqrt((a * a).sum(1) * (b * b).sum(1))
-    return np.clip(np.divide((a * b).sum(1), spread, out=np.full(len(a), np.nan), where=spread > _TIE), -1.0, 1.0)
+    values = np.divide((a * b).sum(1), spread, out=np.full(len(a), np.nan), where=spread > _TIE)
+    return np.asarray(np.clip(values, -1.0, 1.0), np.float64)
 
 
 def _permutation_p(a: FloatArray, b: FloatArray, families: Int64Array, how: Resampling) -> FloatArray:

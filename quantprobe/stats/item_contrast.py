@@ -44,7 +44,7 @@ class ItemNoise:
         between clusters. Where nothing varies the variance is 0 with the degrees of freedom of all strata together.
         """
         squares = (weights @ self.residuals) ** 2
-        parts = np.stack([np.bincount(self.strata, row, len(self.dof)) for row in squares])
+        parts = _sum_by(self.strata, squares, len(self.dof))
         variance, spread = parts.sum(1), (parts**2 / self.dof).sum(1)
         whole = np.full(len(variance), self.dof.sum())
         return variance, np.divide(variance**2, spread, out=whole, where=spread > 0)
@@ -66,7 +66,7 @@ def item_noise(values: FloatArray, design: ItemDesign) -> ItemNoise | None:
         sums = np.empty_like(values, dtype=np.float64)
         sums[:, codes] = values
     else:
-        sums = np.stack([np.bincount(codes, row) for row in values])
+        sums = _sum_by(codes, values, len(sizes))
     return noise_of_sums(sums, sizes, strata)
 
 
@@ -76,10 +76,15 @@ def noise_of_sums(sums: FloatArray, sizes: FloatArray, strata: Int64Array | None
         return None
     strata = _with_company(np.zeros(len(sizes), np.int64) if strata is None else strata)
     in_stratum = np.bincount(strata, sizes)
-    means = np.stack([np.bincount(strata, row) for row in sums]) / in_stratum
+    means = _sum_by(strata, sums, len(in_stratum)) / in_stratum
     scale = np.sqrt(1 - sizes / in_stratum[strata]) * sizes.sum()
     dof = in_stratum**2 / np.bincount(strata, sizes**2) - 1
     return ItemNoise((sums - means[:, strata] * sizes) / scale, strata, np.maximum(dof, _MIN_DOF))
+
+
+def _sum_by(codes: Int64Array, rows: FloatArray, n: int) -> FloatArray:
+    """Sums of `[n_rows, n_values]` over the values of each code, `[n_rows, n]`."""
+    return np.array([np.bincount(codes, row, n) for row in rows]).reshape(len(rows), n)
 
 
 def _with_company(strata: Int64Array) -> Int64Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from quantprobe.errors import InputError
 from quantprobe.run.cohort import Cohort
 from quantprobe.run.tables import ItemTable
 from quantprobe.stats.clusters import item_clusters
+from quantprobe.stats.design import ItemDesign
 from quantprobe.stats.estimates import Estimate
 from quantprobe.study.fidelity import Variable, direction_variables, fidelity_variables, task_number
 
@@ -37,11 +38,16 @@ class TaskAnswers:
     name: str
     quants: Int64Array
     """Which quants of the panel have answers, `[n_rows]`; the rows of the arrays below."""
-    clusters: Int64Array
+    design: ItemDesign
     base_correct: BoolArray
     """`[n_rows, n_items]`, as are `correct` and `kld` (nats; NaN where unknown)."""
     correct: BoolArray
     kld: FloatArray
+
+    @property
+    def clusters(self) -> Int64Array:
+        """`[n_items]`, the cluster of each item."""
+        return self.design.clusters
 
 
 @dataclass(frozen=True)
@@ -69,10 +75,22 @@ class Panel:
     tasks: tuple[TaskAnswers, ...]
     texts: tuple[TextWindows, ...]
     remarks: tuple[str, ...]
+    families: tuple[str, ...] = ()
+    """How each quant was made, where known (importance matrix or not, quantizer, uploader); () for one family."""
+    digests: tuple[str, ...] = ()
+    """SHA-256 of each quant's content, "" where unknown; () where none is known."""
+    bpw: FloatArray = field(default_factory=lambda: np.zeros(0))
+    """`[n_quants]` bits per weight, NaN where unknown; empty where none is known."""
 
     @property
     def n_quants(self) -> int:
         return len(self.names)
+
+    @property
+    def family_codes(self) -> Int64Array:
+        """The family of each quant as a number, `[n_quants]`."""
+        numbers = {name: i for i, name in enumerate(dict.fromkeys(self.families))}
+        return np.array([numbers[name] for name in self.families] or [0] * self.n_quants, np.int64)
 
 
 def read_panel(cohort: Cohort) -> Panel:
@@ -184,7 +202,7 @@ def _answers(cohort: Cohort, task: str, tables: dict[int, ItemTable], remarks: l
     return TaskAnswers(
         name=task,
         quants=np.array(list(tables), np.int64),
-        clusters=item_clusters(groups),
+        design=ItemDesign(np.zeros(len(ids), np.int64), item_clusters(groups)),
         base_correct=base,
         correct=np.array([table.quant_correct[order] for table, order in zip(tables.values(), orders, strict=True)]),
         kld=np.array([table.kld[order] for table, order in zip(tables.values(), orders, strict=True)]),
