@@ -202,12 +202,13 @@ def _joint(a: FloatArray, y: FloatArray, noise: ItemNoise, families: Int64Array)
     expected = (float((residuals**2).sum()) - size * item_variance) / n_free / size
     observed = np.maximum(float(y @ y) - slopes**2 * size, 0.0) / n_free / size
     variance = item_variance + np.maximum(observed - expected, 0.0)
-    rough = observed**2 / n_free + item_variance**2 / item_dof
-    dof = np.divide(variance**2, rough, out=np.full(len(a), float(n_free)), where=rough > 0)
-    ratio = np.divide(np.abs(slopes), np.sqrt(variance), out=np.full(len(a), np.inf), where=variance > 0)
+    is_known = variance > _TIE**2 * float(y @ y) / size
+    shares = [np.divide(part, variance, out=np.ones(len(a)), where=is_known) for part in (observed, item_variance)]
+    dof = 1 / (shares[0] ** 2 / n_free + shares[1] ** 2 / item_dof)
+    ratio = np.divide(np.abs(slopes), np.sqrt(variance), out=np.full(len(a), np.inf), where=is_known)
     ratio[slopes == 0] = 0.0
     inflation = np.divide(variance, observed, out=np.full(len(a), _MAX_INFLATION), where=observed > 0)
-    return np.asarray(2 * special.stdtr(dof, -ratio), np.float64), np.clip(inflation, 1.0, _MAX_INFLATION)
+    return np.minimum(2 * special.stdtr(dof, -ratio), 1.0), np.clip(inflation, 1.0, _MAX_INFLATION)
 
 
 def _interval(

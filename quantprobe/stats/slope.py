@@ -90,7 +90,7 @@ class SlopeFit:
         if self.stderr == 0:
             joint = 1.0 if self.value == 0 else 0.0
         else:
-            joint = float(2 * special.stdtr(self.dof, -abs(self.value) / self.stderr))
+            joint = min(1.0, float(2 * special.stdtr(self.dof, -abs(self.value) / self.stderr)))
         return max(joint, self.p_quants)
 
     def at(self, level: float, narrow_level: float = 0.9) -> Slope:
@@ -116,6 +116,8 @@ class SlopeFit:
 
     def _interval(self, level: float) -> tuple[float | None, float | None]:
         alpha = 1 - level
+        if self.smallest_p > alpha + _TIE:  # no order of so few quants rejects any slope
+            return None, None
         total = len(self.lower) + self.n_extra
         # as many orders must reach a slope that is not rejected
         needed = math.floor(alpha * total - self.n_extra + _TIE) + 1
@@ -184,12 +186,13 @@ def fit_slope(
         for parts in ([fit.scatter for fit in fits], [fit.observed for fit in fits])
     )
     variance = float(by_items.sum() + scatter)
-    rough = observed**2 / min(fit.dof for fit in fits) + float((by_items**2 / item_dof).sum())
+    shares = np.append(by_items, observed) / (variance or 1.0)
+    rough = float((shares**2 / np.append(item_dof, min(fit.dof for fit in fits))).sum())
     lower, upper, p_quants, n_extra, least_p = _permute(x, folds, families, n_perm, seed)
     return SlopeFit(
         value=float(np.mean([fit.slope for fit in fits])),
         stderr=math.sqrt(variance),
-        dof=float(variance**2 / rough) if rough > 0 else float(item_dof.sum()),
+        dof=1 / rough if rough > 0 else float(item_dof.sum()),
         item_share=float(by_items.sum() / variance) if variance > 0 else 1.0,
         lower=lower,
         upper=upper,
@@ -231,7 +234,7 @@ def _weighted_fit(x: FloatArray, fold: Fold, families: Int64Array, shape: FloatA
         rest = np.eye(len(x)) - design @ solved
         spread = rest.T @ (weights[:, None] * rest)
         own = float(np.trace(spread))
-        found = float(fold.change @ spread @ fold.change)
+        found = max(0.0, float(fold.change @ spread @ fold.change))
         tau = max(0.0, (found - float((spread * covariance).sum())) / own)
         if not noise.any() and not tau:
             break
@@ -270,10 +273,12 @@ def _permute(
         [(own - of_change) / np.maximum(1 - of_measure, _TIE), (own + of_change) / np.maximum(1 + of_measure, _TIE)]
     )
     lower, upper = np.minimum(*roots), np.maximum(*roots)
-    same: BoolArray = of_measure > 1 - _TIE  # the own order, or one that differs by ties alone
-    lower[same], upper[same] = -np.inf, np.inf
     tie = _TIE * max(float(np.abs(of_change).max()), 1e-300)
+    # the own order, one that differs by ties alone, and their mirror images are as extreme at every slope
+    same: BoolArray = of_measure > 1 - _TIE
+    same |= (of_measure < _TIE - 1) & (np.abs(own + of_change) <= tie)
+    lower[same], upper[same] = -np.inf, np.inf
     reached = int(((lower <= tie) & (upper >= -tie)).sum())
-    n_extra = 0 if is_whole else 1
+    n_extra, least = (0 if is_whole else 1), smallest_p(blocks)
     p = (reached + n_extra) / (len(orders) + n_extra)
-    return np.sort(lower), np.sort(upper), p, n_extra, smallest_p(blocks)
+    return np.sort(lower), np.sort(upper), max(p, least), n_extra, least

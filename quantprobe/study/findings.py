@@ -56,6 +56,7 @@ class Findings:
     identical: tuple[tuple[str, ...], ...]
     """Sets of quants that are one and the same and were counted once."""
     zones: tuple[Zone, ...]
+    """The zone that was chosen; none where no KLD or no task was measured."""
     correlations: tuple[CorrelationRow, ...]
     decomposition: tuple[CorrelationRow, ...]
     cross_task: tuple[CorrelationRow, ...]
@@ -126,6 +127,11 @@ def study_panel(
     ]
     adjusted = adjust_p([row for table in tables for row in table], how.level)
     starts = np.cumsum([0, *map(len, tables)]).tolist()
+    zones = (
+        (study_zone(panel, headline, spec, members, answers, how, smallest_slope),)
+        if headline is not None and panel.scores.names
+        else ()
+    )
     findings = Findings(
         names=everyone,
         margin=margin,
@@ -139,7 +145,7 @@ def study_panel(
         tests=TESTS,
         families=tuple(dict.fromkeys(panel.families)),
         identical=identical,
-        zones=() if headline is None else (study_zone(panel, headline, spec, members, answers, how, smallest_slope),),
+        zones=zones,
         correlations=adjusted[: starts[1]],
         decomposition=adjusted[starts[1] : starts[2]],
         cross_task=adjusted[starts[2] :],
@@ -147,7 +153,7 @@ def study_panel(
         routers=route(panel, members, how.level),
         ranking=ranking,
         sentences=(),
-        remarks=(*panel.remarks, *_identical(identical), *_remarks(panel, headline, members, ranking)),
+        remarks=(*_remarks(panel, headline, members, ranking), *_identical(identical), *panel.remarks),
     )
     return replace(findings, sentences=sentences.describe(findings))
 

@@ -49,10 +49,7 @@ def describe(findings: Findings) -> tuple[Sentence, ...]:
     found += _routers(findings)
     found += _ranking(findings)
     if findings.remarks:
-        n = len(findings.remarks)
-        found.append(
-            Sentence(f"{n} {'remarks' if n > 1 else 'remark'} on what is missing or odd.", findings.remarks, "remark")
-        )
+        found.append(Sentence(findings.remarks[0], findings.remarks[1:], "remark"))
     return tuple(found)
 
 

@@ -70,11 +70,13 @@ def simulate_panel(law: Callable[[FloatArray], FloatArray], seed: int, cohort: C
     """A cohort whose population changes by exactly `law(klds) [n_quants]` (a fraction), plus the random direction.
 
     Margin of quant q on item i: m_i + mu_q + s_q (sqrt(r) z_i + sqrt(1 - r) e_iq), s_q = NOISE sqrt(KLD_q), r: shared;
-    mu_q solves Phi((CENTRE + mu) / sqrt(SPREAD^2 + s^2)) - Phi(CENTRE / SPREAD) = law. KLDs are uniform in ln KLD.
+    mu_q solves Phi((CENTRE + mu) / sqrt(SPREAD^2 + s^2)) - Phi(CENTRE / SPREAD) = law. The KLDs are a ladder: one at
+    random in each of n_quants equal stretches of ln KLD.
     """
     c = cohort or Cohort()
     rng = np.random.default_rng(seed)
-    klds = np.exp(np.sort(rng.uniform(np.log(c.lowest), np.log(c.highest), c.n_quants)))
+    steps = (np.arange(c.n_quants) + rng.random(c.n_quants)) / c.n_quants
+    klds = c.lowest * (c.highest / c.lowest) ** steps
     own = rng.normal(0, c.direction / 100, c.n_quants) * (klds < c.direction_below)
     changes = law(klds) + own
     tasks = tuple(_task(f"task{i}", klds, changes, c, rng) for i in range(c.n_tasks))
