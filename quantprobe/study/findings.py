@@ -20,7 +20,7 @@ from quantprobe.study.fidelity import ALL_TASKS, ALL_TEXTS, HEADLINE, Variable
 from quantprobe.study.item_level import ItemLevel, Router, item_level, route
 from quantprobe.study.law import SMALLEST_SLOPE
 from quantprobe.study.panel import Panel, read_panel
-from quantprobe.study.pooled import Answers, answers_of
+from quantprobe.study.pooled import answers_of
 from quantprobe.study.ranking import Ranking, rank
 from quantprobe.study.sentences import Sentence, list_names
 from quantprobe.study.targets import accuracy_targets
@@ -114,24 +114,13 @@ def study_panel(
     ranking = ranking or rank(panel, margin, how)
     everyone = panel.names
     panel, identical = distinct_quants(panel)
-    answers = answers_of(panel, panel.scores.names)
-    headline = _headline(panel)
-    members = _members(panel, headline, spec, answers, how)
-    tested = spec.kind != MARGIN
-    full = Part("full", np.ones(panel.n_quants, np.bool_))  # pairs with a number missing are left out cell by cell
-    parts = [full, Part("zone", members, tested), Part("lossy", ~members, tested)]
-    tables = [
-        correlation_table(panel.fidelity, accuracy_targets(panel), parts, panel.family_codes, how, METHODS),
-        decompose(panel, parts[:2], how),
-        cross_task(panel, parts[:2], how),
-    ]
-    adjusted = adjust_p([row for table in tables for row in table], how.level)
-    starts = np.cumsum([0, *map(len, tables)]).tolist()
-    zones = (
-        (study_zone(panel, headline, spec, members, answers, how, smallest_slope),)
-        if headline is not None and panel.scores.names
-        else ()
-    )
+    headline, answers = _headline(panel), answers_of(panel, panel.scores.names)
+    kld = np.full(panel.n_quants, np.nan) if headline is None else headline.values
+    members = zone_members(spec, kld, panel.bpw, answers, how.seed)
+    zones: tuple[Zone, ...] = ()
+    if headline is not None and panel.scores.names:
+        zones = (_with_twins(study_zone(panel, headline, spec, members, answers, how, smallest_slope), identical),)
+    tables = _tables(panel, members, spec, how)
     findings = Findings(
         names=everyone,
         margin=margin,
@@ -146,9 +135,9 @@ def study_panel(
         families=tuple(dict.fromkeys(panel.families)),
         identical=identical,
         zones=zones,
-        correlations=adjusted[: starts[1]],
-        decomposition=adjusted[starts[1] : starts[2]],
-        cross_task=adjusted[starts[2] :],
+        correlations=tables[0],
+        decomposition=tables[1],
+        cross_task=tables[2],
         item_level=item_level(panel, members, how.level),
         routers=route(panel, members, how.level),
         ranking=ranking,
@@ -158,6 +147,30 @@ def study_panel(
     return replace(findings, sentences=sentences.describe(findings))
 
 
+def _tables(
+    panel: Panel, members: BoolArray, spec: ZoneSpec, how: Resampling
+) -> tuple[tuple[CorrelationRow, ...], tuple[CorrelationRow, ...], tuple[CorrelationRow, ...]]:
+    """Correlations, decomposition and cross-task, their p adjusted together."""
+    tested = spec.kind != MARGIN
+    full = Part("full", np.ones(panel.n_quants, np.bool_))  # pairs with a number missing are left out cell by cell
+    parts = [full, Part("zone", members, tested), Part("lossy", ~members, tested)]
+    correlations = correlation_table(panel.fidelity, accuracy_targets(panel), parts, panel.family_codes, how, METHODS)
+    decomposition, across = decompose(panel, parts[:2], how), cross_task(panel, parts[:2], how)
+    adjusted = adjust_p([*correlations, *decomposition, *across], how.level)
+    first, second = len(correlations), len(correlations) + len(decomposition)
+    return adjusted[:first], adjusted[first:second], adjusted[second:]
+
+
+def _with_twins(zone: Zone, identical: Sequence[Sequence[str]]) -> Zone:
+    """The zone with every name of a quant that was counted once."""
+    others = {group[0]: group[1:] for group in identical}
+    members, outside = (
+        tuple(name for first in names for name in (first, *others.get(first, ())))
+        for names in (zone.members, zone.outside)
+    )
+    return replace(zone, members=members, outside=outside)
+
+
 def _headline(panel: Panel) -> Variable | None:
     """Mean KLD over all texts, or over all tasks where there are no texts."""
     for source in (ALL_TEXTS, ALL_TASKS):
@@ -165,13 +178,6 @@ def _headline(panel: Panel) -> Variable | None:
             if variable.name == HEADLINE and variable.source == source:
                 return variable
     return None
-
-
-def _members(
-    panel: Panel, headline: Variable | None, spec: ZoneSpec, answers: Answers | None, how: Resampling
-) -> BoolArray:
-    kld = np.full(panel.n_quants, np.nan) if headline is None else headline.values
-    return zone_members(spec, kld, panel.bpw, answers, how.seed)
 
 
 def _identical(groups: Sequence[Sequence[str]]) -> list[str]:
@@ -187,6 +193,8 @@ def _remarks(panel: Panel, headline: Variable | None, members: BoolArray, rankin
         found.append("No KLD was measured on any text or task: whether it predicts accuracy cannot be asked.")
     elif n > 1 and len(set(headline.values[np.isfinite(headline.values)].tolist())) <= 1:
         found.append("All quants have the same mean KLD: nothing can be correlated with it.")
+    if headline is not None and (n_zero := int((headline.values <= 0).sum())):
+        found.append(f"{n_zero} quants have a KLD of 0, which has no logarithm, and are left out of the slopes.")
     if not panel.scores.names:
         found.append("No task was measured: accuracy, direction, groups and the recommendation cannot be computed.")
     for task, acc in zip(panel.scores.names, panel.scores.acc, strict=True):

@@ -154,7 +154,8 @@ def _law(
     slope = fit.at(level, 2 * usual - 1)
     rows = np.searchsorted(answers.quants, quants)
     n_changed = int((answers.signed[rows] != 0).any(0).sum())
-    conclusion, because = conclude(slope, n_changed, smallest_slope)
+    e_folds = float(np.log(kld[quants].max() / kld[quants].min()))
+    conclusion, because = conclude(slope, n_changed, e_folds, smallest_slope)
     return Law(
         part=part,
         slope=slope,
@@ -162,13 +163,13 @@ def _law(
         smallest_slope=smallest_slope,
         conclusion=UNTESTED if part == LOSSY else conclusion,
         because="" if part == LOSSY else because,
-        e_folds=float(np.log(kld[quants].max() / kld[quants].min())),
+        e_folds=e_folds,
         n_changed=n_changed,
         families=_by_family(panel, kld, folds, usual) if len(folds) == 1 else (),
     )
 
 
-def conclude(slope: Slope, n_changed: int, smallest_slope: float) -> tuple[str, str]:
+def conclude(slope: Slope, n_changed: int, e_folds: float, smallest_slope: float) -> tuple[str, str]:
     """What a slope (points per e-fold) supports, and what keeps it from being decided.
 
     In this order: `cannot be decided` without a slope, where so few quants can have no p small enough, and with fewer
@@ -187,6 +188,8 @@ def conclude(slope: Slope, n_changed: int, smallest_slope: float) -> tuple[str, 
     low, high = slope.narrow_low, slope.narrow_high
     if low is not None and high is not None and -smallest_slope < low and high < smallest_slope:
         return EXCLUDED, ""
+    if e_folds < 1:
+        return UNDECIDED, f"the quants span only {e_folds:.1f} e-folds of KLD"
     more = "more items" if slope.item_share is not None and slope.item_share >= 0.5 else "more quants"
     return UNDECIDED, f"the error is too large; {more} would help most"
 

@@ -102,13 +102,12 @@ def _normalised(answers: Answers | None, chance: FloatArray) -> FloatArray | Non
 
 
 def _index(answers: Answers | None) -> FloatArray | None:
-    """Each item's part in the direction index, to first order: (d - index |d|) / volume."""
+    """Each item's part in the direction index, d / volume, whose spread is that of flips of random direction.
+
+    The index's own spread would be 0 where a handful of flips happen to go one way, and 0 again for the next quant.
+    """
     if answers is None:
         return None
-    changed = np.abs(answers.signed)
-    volume = changed.mean(1, keepdims=True)
-    index = np.divide(answers.signed.mean(1, keepdims=True), volume, out=np.zeros_like(volume), where=volume > 0)
-    parts: FloatArray = np.divide(
-        answers.signed - index * changed, volume, out=np.zeros_like(changed), where=volume > 0
-    )
+    volume = np.abs(answers.signed).mean(1, keepdims=True)
+    parts: FloatArray = np.divide(answers.signed, volume, out=np.zeros_like(answers.signed), where=volume > 0)
     return parts

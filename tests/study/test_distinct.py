@@ -44,6 +44,7 @@ def test_copies_are_counted_once_and_named() -> None:
     findings = study_panel(copies, how=Resampling(20, 99))
     assert findings.names == copies.names
     assert findings.zones[0].full.n == 3
+    assert set(findings.zones[0].members) | set(findings.zones[0].outside) == set(copies.names)
     assert findings.zones[0].full_law.conclusion == UNDECIDED
     assert any("N3, N4 are one and the same in every number" in remark for remark in findings.remarks)
 

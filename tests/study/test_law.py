@@ -46,20 +46,21 @@ def _slope(value: float, low: float, high: float, p: float, **other) -> Slope:
 
 
 def test_conclusions() -> None:
-    assert conclude(_slope(-0.3, -0.5, -0.1, 0.01), 100, 0.5) == (FOUND, "")
-    assert conclude(_slope(0.3, 0.1, 0.5, 0.01), 100, 0.5) == (WRONG_WAY, "")
-    assert conclude(_slope(-0.1, -0.4, 0.2, 0.3), 100, 0.5) == (EXCLUDED, "")
-    assert conclude(_slope(-0.1, -0.4, 0.2, 0.3), 100, 0.3)[0] == UNDECIDED
-    assert "more items" in conclude(_slope(-0.1, -0.7, 0.5, 0.3), 100, 0.5)[1]
-    assert "more quants" in conclude(_slope(-0.1, -0.7, 0.5, 0.3, item_share=0.2), 100, 0.5)[1]
+    assert conclude(_slope(-0.3, -0.5, -0.1, 0.01), 100, 4.0, 0.5) == (FOUND, "")
+    assert conclude(_slope(0.3, 0.1, 0.5, 0.01), 100, 4.0, 0.5) == (WRONG_WAY, "")
+    assert conclude(_slope(-0.1, -0.4, 0.2, 0.3), 100, 4.0, 0.5) == (EXCLUDED, "")
+    assert conclude(_slope(-0.1, -0.4, 0.2, 0.3), 100, 4.0, 0.3)[0] == UNDECIDED
+    assert "more items" in conclude(_slope(-0.1, -0.7, 0.5, 0.3), 100, 4.0, 0.5)[1]
+    assert "more quants" in conclude(_slope(-0.1, -0.7, 0.5, 0.3, item_share=0.2), 100, 4.0, 0.5)[1]
     assert (
         "4 quants are too few: their smallest possible p is 0.083"
-        in conclude(_slope(-1, -2, -0.1, 0.083, n=4, smallest_p=1 / 12), 100, 0.5)[1]
+        in conclude(_slope(-1, -2, -0.1, 0.083, n=4, smallest_p=1 / 12), 100, 4.0, 0.5)[1]
     )
-    assert conclude(_slope(0, 0, 0, 1), 3, 0.5) == (UNDECIDED, "only 3 items were answered differently")
-    assert conclude(no_slope("nothing here", 0), 0, 0.5) == (UNDECIDED, "nothing here")
+    assert conclude(_slope(0, 0, 0, 1), 3, 4.0, 0.5) == (UNDECIDED, "only 3 items were answered differently")
+    assert conclude(no_slope("nothing here", 0), 0, 4.0, 0.5) == (UNDECIDED, "nothing here")
+    assert "span only 0.6 e-folds" in conclude(_slope(-0.1, -0.7, 0.5, 0.3), 100, 0.6, 0.5)[1]
     # a law is a law at the level at which it is tested
-    assert conclude(_slope(-0.3, -0.6, 0.1, 0.03, level=0.975), 100, 0.2)[0] == UNDECIDED
+    assert conclude(_slope(-0.3, -0.6, 0.1, 0.03, level=0.975), 100, 4.0, 0.2)[0] == UNDECIDED
 
 
 @pytest.mark.parametrize(
