@@ -22,6 +22,7 @@ TOO_FEW_ROWS = frozenset(["kld_p999", "kld_max"])
 """Measures that rest on a row or two have no p: the ln of the 99.9 % point of 2,040 rows has a standard deviation of
 0.37. (An error of a measure that has nothing to do with the items hides a law; it makes none.)"""
 
+CHOSEN = "these quants were chosen by accuracy"
 PREDICTS = "predicts"
 WRONG_WAY = "points the wrong way"
 
@@ -86,7 +87,7 @@ def correlation_table(
                     target_source=target.source,
                     subset=part.name,
                     scale=scale[1],
-                    correlation=_without_p(cells[i][j]) if measure.name in TOO_FEW_ROWS else cells[i][j],
+                    correlation=_tested(cells[i][j], measure.name, part.tested),
                     p_adjusted=None,
                     idea=IDEAS.get(measure.name, ""),
                     reading="",
@@ -132,6 +133,9 @@ def _take(target: Target, at: Int64Array, tested: bool) -> Target:
     return Target(target.values[at], target.noise.take(at) if tested and target.noise is not None else None)
 
 
-def _without_p(cell: Correlation) -> Correlation:
-    reason = cell.reason or "it rests on a row or two, so it is not tested"
+def _tested(cell: Correlation, measure: str, tested: bool) -> Correlation:
+    """The cell, without p and interval where none would hold."""
+    if cell.value is None or (tested and measure not in TOO_FEW_ROWS):
+        return cell
+    reason = "it rests on a row or two" if tested else CHOSEN
     return replace(cell, low=None, high=None, p=None, reason=reason)

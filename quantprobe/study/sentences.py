@@ -32,7 +32,10 @@ class Sentence:
     headline: str
     details: tuple[str, ...]
     kind: str
-    """`zone`, `full`, `volume`, `cross-task`, `items`, `router`, `ranking`, `recommendation` or `remark`."""
+    """`zone`, `full`, `volume`, `cross-task`, `items`, `router`, `ranking` or `remark`, each at most once.
+
+    The headline of `ranking` is the recommendation where there is one.
+    """
 
     def __str__(self) -> str:
         return self.headline
@@ -56,7 +59,7 @@ def describe(findings: Findings) -> tuple[Sentence, ...]:
 def _in_zone(zone: Zone, findings: Findings) -> Sentence:
     n_all = len(zone.members) + len(zone.outside)
     details = [
-        f"The zone is {zone.definition}: {len(zone.members)} of {n_all} quants ({list_names(zone.members)}).",
+        f"Zone: {zone.definition}; {len(zone.members)} of {n_all} quants ({list_names(zone.members)}).",
         *_law_details(zone.zone_law, findings),
         f"Rank correlation with accuracy inside the zone: {format_correlation(zone.inside)}.",
         *_limits(zone, findings.level),
@@ -96,15 +99,12 @@ def _law_details(law: Law, findings: Findings) -> list[str]:
         return [f"There is no slope: {law.because}."]
     details = []
     if law.conclusion == UNDECIDED:
-        details.append(f"It is undecided because {law.because}.")
-    details.append(
-        f"Slope over {slope.n} quants that span {law.e_folds or 0:.1f} e-folds (factors of 2.7) of KLD: "
-        f"{format_slope(slope)}."
-    )
+        details += [f"It is undecided because {law.because}.", f"The slope is {format_slope(slope)}."]
+    details.append(f"Fitted over {slope.n} quants that span {law.e_folds or 0:.1f} e-folds (factors of 2.7) of KLD.")
     if law.p_adjusted is not None and slope.p is not None and slope.p_quants is not None:
         details.append(
-            f"It holds for quants and items together with {format_p(slope.p)} "
-            f"(quants alone {format_p(slope.p_quants)}; Holm {format_p(law.p_adjusted)})."
+            f"Test against 0: {format_p(slope.p)} for quants and items together, {format_p(slope.p_quants)} for quants "
+            f"alone; {format_p(law.p_adjusted)} after Holm's correction."
         )
     if slope.detectable is not None and law.conclusion == UNDECIDED:
         details.append(f"A slope below {slope.detectable:.2f} {UNIT} would usually go unseen here.")
@@ -246,17 +246,16 @@ def _ranking(findings: Findings) -> list[Sentence]:
     if not ranking.quants:
         return []
     base = " (and the base)" if ranking.base_letters else ""
-    sure = [quant for quant in ranking.quants if quant.on_frontier is not None and quant.on_frontier >= 0.5]
-    details: tuple[str, ...] = ()
-    if sure:
-        names = list_names([f"{quant.name} ({100 * (quant.on_frontier or 0):.0f} %)" for quant in sure])
-        details = (f"On the frontier of size and accuracy in most resamples: {names}.",)
-    headline = (
+    details = [
         f"{ranking.n_separable} of {ranking.n_pairs} pairs of quants{base} can be told apart by "
         f"{ranking.n_items:,} items (paired, corrected)."
-    )
-    found = [Sentence(headline, details, "ranking")]
-    return [*found, Sentence(ranking.recommendation, (), "recommendation")] if ranking.recommendation else found
+    ]
+    sure = [quant for quant in ranking.quants if quant.on_frontier is not None and quant.on_frontier >= 0.5]
+    if sure:
+        names = list_names([f"{quant.name} ({100 * (quant.on_frontier or 0):.0f} %)" for quant in sure])
+        details.append(f"On the frontier of size and accuracy in most resamples: {names}.")
+    headline = ranking.recommendation or details.pop(0)
+    return [Sentence(headline, tuple(details), "ranking")]
 
 
 def list_names(names: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from quantprobe.arrays import BoolArray
 from quantprobe.stats.correlation import Correlation, Resampling, Target, correlate_all
 from quantprobe.stats.reliability import Reliability, attenuation_ceiling
+from quantprobe.study.correlations import CHOSEN
 from quantprobe.study.fidelity import ALL_TASKS, Variable
 from quantprobe.study.law import FULL, LOSSY, ZONE, Law, study_laws
 from quantprobe.study.panel import Panel
@@ -95,5 +96,5 @@ def _correlations(
         noise = None if chosen_by_accuracy or pooled.noise is None else pooled.noise.take(at)
         target = Target(pooled.values[at], noise)
         cell = correlate_all(headline.values[None, at], [target], "spearman", panel.family_codes[at], how)[0][0]
-        found[part] = replace(cell, reason="chosen by accuracy") if chosen_by_accuracy and cell.value else cell
+        found[part] = replace(cell, reason=CHOSEN) if chosen_by_accuracy and cell.value is not None else cell
     return found

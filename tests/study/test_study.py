@@ -105,7 +105,7 @@ def test_chosen_zone(run: Path) -> None:
     kld = [np.mean([q.texts[t].values["kld_mean"].value for t in ("wiki", "code")]) for q in read_cohort([run]).quants]
     findings = _study(run, zone=ZoneSpec.parse("kld:0.001-0.3"))
     assert len(findings.zones[0].members) == sum(0.001 <= value <= 0.3 for value in kld)
-    assert "The zone is KLD 0.001 to 0.3 nats" in findings.sentences[0].details[0]
+    assert "Zone: KLD 0.001 to 0.3 nats;" in findings.sentences[0].details[0]
     crossed = _study(run, zone=ZoneSpec.parse("margin:5%"))
     assert crossed.zones[0].kind == "margin"
     zone = [row for row in crossed.correlations if row.subset == "zone"]
