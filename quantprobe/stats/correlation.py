@@ -183,7 +183,7 @@ def _values(a: FloatArray, b: FloatArray) -> FloatArray:
 
 
 def _permutation_p(a: FloatArray, b: FloatArray, families: Int64Array, how: Resampling) -> FloatArray:
-    orders, is_whole = block_orders(families, how.n_perm, np.random.default_rng(how.seed))
+    orders, is_whole = block_orders(families, how.n_perm, how.seed)
     scale = np.sqrt((a * a).sum(1) * (b @ b))
     at_least = np.abs(a @ b) - _TIE * scale
     step = max(1, _CHUNK // max(a.shape))

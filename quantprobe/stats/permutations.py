@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
@@ -10,11 +11,24 @@ import numpy as np
 from quantprobe.arrays import FloatArray, Int64Array
 
 
-def block_orders(blocks: Int64Array, n_perm: int, rng: np.random.Generator) -> tuple[Int64Array, bool]:
+def block_orders(blocks: Int64Array, n_perm: int, seed: int) -> tuple[Int64Array, bool]:
     """Orders of `[n]` things that move only within their block, `[n_orders, n]`, and whether these are all of them.
 
-    All orders, the given one among them, where they are at most `n_perm`; else `n_perm` random ones.
+    All orders, the given one among them, where they are at most `n_perm`; else `n_perm` random ones. The orders of the
+    last few blocks are kept: tables ask for the same ones dozens of times.
     """
+    return _orders(tuple(np.unique(blocks, return_inverse=True)[1].ravel().tolist()), n_perm, seed)
+
+
+@functools.lru_cache(maxsize=4)
+def _orders(codes: tuple[int, ...], n_perm: int, seed: int) -> tuple[Int64Array, bool]:
+    blocks = np.array(codes, np.int64)
+    orders, is_whole = _draw(blocks, n_perm, np.random.default_rng(seed))
+    orders.flags.writeable = False
+    return orders, is_whole
+
+
+def _draw(blocks: Int64Array, n_perm: int, rng: np.random.Generator) -> tuple[Int64Array, bool]:
     members = [np.flatnonzero(blocks == block) for block in np.unique(blocks)]
     count = math.prod(math.factorial(len(places)) for places in members)
     if count <= n_perm:

@@ -259,7 +259,7 @@ def _permute(
         row[fold.quants] = True
     used = np.flatnonzero(inside.any(0))
     blocks = np.unique(np.vstack([families, inside])[:, used], axis=1, return_inverse=True)[1].ravel()
-    orders, is_whole = block_orders(blocks, n_perm, np.random.default_rng(seed))
+    orders, is_whole = block_orders(blocks, n_perm, seed)
     of_change, of_measure, own = np.zeros(len(orders)), np.zeros(len(orders)), 0.0
     for fold in folds:
         centred, change = np.zeros(n), np.zeros(n)
