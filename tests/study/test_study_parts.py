@@ -14,7 +14,6 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from quantprobe.stats.correlation import Resampling
-from quantprobe.stats.design import ItemDesign, item_design
 from quantprobe.stats.paired import compare_paired
 from quantprobe.study.fidelity import ALL_TASKS
 from quantprobe.study.groups import compact_letters, separable_pairs
@@ -23,10 +22,6 @@ from quantprobe.study.panel import Panel, TaskAnswers, TaskScores
 from quantprobe.study.ranking import RankedQuant, frontier_share, rank, recommend
 
 QUICK = Resampling(n_boot=100, n_perm=499)
-
-
-def alone(n_items: int) -> ItemDesign:
-    return item_design([""] * n_items, "none")
 
 
 def _scores(drops: list[list[float]], leapfrogs: list[list[float]], n: int = 100) -> TaskScores:
