@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from rich.table import Table as RichTable
 
+from quantprobe.report.answer import finding_folds
 from quantprobe.report.highlights import highlights
 from quantprobe.report.names import cohort_names
 from quantprobe.report.notes import null_sentences, reading_notes, task_notes, text_notes, warnings
-from quantprobe.report.page.answer import finding_folds
 from quantprobe.report.tables.cells import Table
 from quantprobe.report.tables.markdown import bullets
 from quantprobe.report.tables.study import correlation_table, ranking_table

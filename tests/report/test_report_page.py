@@ -19,8 +19,8 @@ from made_run import as_cohort, estimate, fake_results
 
 from quantprobe.errors import InputError
 from quantprobe.probes.items import Question
+from quantprobe.report.answer import Answer, answer_of
 from quantprobe.report.card import format_card
-from quantprobe.report.page.answer import Answer, answer_of
 from quantprobe.report.page.data import PageData, json_block, page_data
 from quantprobe.report.page.flips import shared_flips
 from quantprobe.report.page.html import render_cohort, render_page

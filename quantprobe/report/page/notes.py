@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from quantprobe.report.answer import quant_labels
 from quantprobe.report.names import cohort_names, join_words
 from quantprobe.report.notes import null_sentences, warnings
-from quantprobe.report.page.answer import quant_labels
 from quantprobe.run.cohort import Cohort
 
 
