@@ -112,7 +112,7 @@ def test_another_grouping_decodes_nothing_again(tmp_path: Path) -> None:
     settings = Settings(n_threads=1, n_gpu_layers=0)
     rows = tmp_path / "run" / "rows" / "base" / "t.task.npz"
     times = []
-    for asked, expected in ((None, STRATA), (CLUSTERS, CLUSTERS), (None, STRATA)):
+    for asked, expected in ((None, STRATA), (CLUSTERS, CLUSTERS)):
         inputs = Inputs((), (TaskInput("t", tmp_path / "t.jsonl", grouping=asked),))
         found = sweep(base, [base], inputs, settings, tmp_path / "run", Quiet())
         assert found.results.tasks["t"].grouping == expected
