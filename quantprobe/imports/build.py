@@ -18,9 +18,11 @@ from quantprobe.imports.llama_logs import read_kld_log, read_task_log
 from quantprobe.run.cohort import Cohort
 from quantprobe.run.items import COLUMNS
 from quantprobe.run.results import FORMAT_VERSION
+from quantprobe.stats.design import as_design
 from quantprobe.stats.estimates import Estimate, fraction_estimate
-from quantprobe.stats.paired import PairedChange, compare_paired, decide_verdict, holm
-from quantprobe.stats.power import observed_mde
+from quantprobe.stats.paired import PairedChange, compare_paired
+from quantprobe.stats.sign_flips import ChangeTable
+from quantprobe.stats.verdicts import Judged, judge
 
 LEVEL = 0.95
 
@@ -185,10 +187,14 @@ def _task_entries(
                 f"{name} answered {len(answers)} items of {task} and the base {len(base)}; run both over the same items"
             )
         changes[name] = compare_paired(base, answers, np.arange(len(base)), LEVEL)
-    corrected = holm([change.p for change in changes.values()])
+    if not changes:
+        return {}
+    values = np.array([measured[name].astype(np.float64) - base for name in changes])
+    judged = judge({task: ChangeTable(values, as_design(np.arange(len(base))))}, margin, LEVEL).first
     return {
-        name: _task_entry(measured[name], base, change, float(p), margin)
-        for (name, change), p in zip(changes.items(), corrected, strict=True)
+        name: _task_entry(measured[name], base, change, one, margin)
+        for (name, change), one in zip(changes.items(), judged, strict=True)
+        if one is not None
     }
 
 
@@ -198,7 +204,9 @@ def _accuracy_alone(answers: BoolArray) -> dict[str, Any]:
     return {"rule": "tokens", "acc": accuracy.to_dict(), **counts}
 
 
-def _task_entry(answers: BoolArray, base: BoolArray, change: PairedChange, p: float, margin: float) -> dict[str, Any]:
+def _task_entry(
+    answers: BoolArray, base: BoolArray, change: PairedChange, judged: Judged, margin: float
+) -> dict[str, Any]:
     alone = np.arange(len(answers))
     flips = change.drops + change.leapfrogs
     return {
@@ -208,13 +216,15 @@ def _task_entry(answers: BoolArray, base: BoolArray, change: PairedChange, p: fl
         "drops": change.drops,
         "leapfrogs": change.leapfrogs,
         "volume": change.volume.to_dict(),
-        "net": change.net.to_dict(),
+        "net": judged.net.to_dict(),
         "direction_index": (change.leapfrogs - change.drops) / flips if flips else None,
         "mcnemar_p": change.mcnemar_p,
-        "holm_p": p,
-        "verdict": decide_verdict(change.net, change.net_for_equivalence, p, margin),
+        "adjusted_p": judged.adjusted_p,
+        "alpha_star": judged.alpha_star,
+        "verdict": judged.verdict,
+        "sentence": judged.sentence,
         "margin": margin,
-        "mde": observed_mde(len(answers), flips / len(answers)),
+        "mde": judged.mde,
         "n_items": len(answers),
         "n_invalid": None,
     }

@@ -12,8 +12,9 @@ from quantprobe.errors import MismatchError
 from quantprobe.imports.plain import read_answers
 from quantprobe.imports.records import AnswerFile, AnswerRecord
 from quantprobe.metrics.answers import UNKNOWN, Answers, answers_from_logprobs
+from quantprobe.stats.design import UNGROUPED, item_design
 from quantprobe.stats.summary_tasks import TaskSummary, summarise_task
-from quantprobe.stats.verdicts import correct_over_quants
+from quantprobe.stats.verdicts import correct_over_quants, judge, table_of_changes
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +36,12 @@ def direction_of_files(
     level: float = 0.95,
     metric: str | None = None,
     filter_name: str | None = None,
+    grouping: str = UNGROUPED,
 ) -> tuple[FileDirection, ...]:
     """Read the answers of a base and its quants, compare each with the base, and judge them as one table.
 
-    Items are matched by id, in any order. Margins exist where both files give the log-likelihood of every choice.
+    Items are matched by id, in any order; `grouping` says what their groups are (`design.GROUPINGS`). Margins exist
+    where both files give the log-likelihood of every choice.
     Raises `MismatchError` if the ids, the questions behind them or the metrics differ, and what `read_answers`
     and `summarise_task` raise.
     """
@@ -53,10 +56,12 @@ def direction_of_files(
             rule=base_file.metric,
             template=f"imported from {base_file.kind}",
             norm=_pair_norm(base_file.records, file.records),
+            grouping=grouping,
         )
         for pair, file in zip(answers, quant_files, strict=True)
     ]
-    judged = correct_over_quants(summaries)
+    table = table_of_changes(answers, item_design([record.group for record in base_file.records], grouping))
+    judged = correct_over_quants(summaries, judge({"": table}, margin, level).first)
     return tuple(
         FileDirection(name, path, summary, *pair)
         for name, path, summary, pair in zip(_tell_apart(quants), quants, judged, answers, strict=True)
