@@ -24,9 +24,9 @@ from scipy import optimize
 from quantprobe.run.items import read_items
 from quantprobe.stats.design import ItemDesign, item_design, pool_designs
 from quantprobe.stats.estimates import mean_estimate
-from quantprobe.stats.paired import net_interval
+from quantprobe.stats.paired import net_interval, verdict_of
 from quantprobe.stats.sampling import SCALE, decode_probabilities, flip_chances, sampled_mean, share_probabilities
-from quantprobe.stats.sequential import Decision, StopRule, decide, precision_reached, read_verdict
+from quantprobe.stats.sequential import Decision, StopRule, decide, precision_reached
 from quantprobe.stats.smoothed import smoothed_changes
 
 FloatArray = NDArray[np.float64]
@@ -220,7 +220,7 @@ def full_verdict(flips: FloatArray, alpha: float, rng: np.random.Generator, n_ha
         np.append(np.full(n_halves, n // 2), n),
         1 - alpha,
     )
-    verdicts = [read_verdict(float(a), float(b), MARGIN) for a, b in zip(low, high, strict=True)]
+    verdicts = [verdict_of(float(a), float(b), MARGIN) for a, b in zip(low, high, strict=True)]
     return verdicts[-1], float(np.mean([v == verdicts[-1] for v in verdicts[:-1]]))
 
 
@@ -280,7 +280,7 @@ def print_smoothed(n_runs: int, n_items: int = 1500) -> None:
             pair = population.draw(n_items, rng)
             values, pi = smoothed_changes(pair.base, pair.quant), decode_probabilities(pair.base, kld, 0.2)
             hard[k], smooth[k] = pair.flips.mean(), values.mean()
-            sampled[k] = sampled_mean(values, rng.random(n_items) < pi, pi, pair.design).value
+            sampled[k] = sampled_mean(values, rng.random(n_items) < pi, pi, pair.design).mean
         print(
             f"  KLD {kld:.3f}: all items {smooth.var() / hard.var():.2f}, "
             f"20 % decoded {sampled.var() / hard.var():.2f}; bias {100 * (smooth.mean() + MARGIN):+.2f} points"
