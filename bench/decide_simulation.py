@@ -24,9 +24,9 @@ from scipy import optimize
 from quantprobe.run.items import read_items
 from quantprobe.stats.design import ItemDesign, item_design, pool_designs
 from quantprobe.stats.estimates import mean_estimate
-from quantprobe.stats.paired import net_interval
+from quantprobe.stats.paired import net_interval, verdict_of
 from quantprobe.stats.sampling import SCALE, decode_probabilities, flip_chances, sampled_mean, share_probabilities
-from quantprobe.stats.sequential import Decision, StopRule, decide, precision_reached, read_verdict
+from quantprobe.stats.sequential import Decision, StopRule, decide, precision_reached
 from quantprobe.stats.smoothed import smoothed_changes
 
 FloatArray = NDArray[np.float64]
@@ -98,11 +98,13 @@ def variance_ratio(pair: Pair, share: float, scale: float = SCALE, hajek: bool =
 def print_variances(pairs: Sequence[Pair]) -> None:
     shares = (0.2, 0.3, 0.4)
     print("\nVariance against all items decoded (uniform: 5.0, 3.3, 2.5), by share 20, 30, 40 %")
-    print(f"{'pair':34}{'KLD':>8}{'volume':>8}  " + "".join(f"{c:>20}" for c in ("HT", "ratio", "scale .4", "scale 1")))
+    print(
+        f"{'pair':34}{'KLD':>8}{'volume':>8}  " + "".join(f"{c:>20}" for c in ("HT", "ratio", "scale .5", "scale 1.4"))
+    )
     for pair in pairs:
         cells = [
             "/".join(f"{variance_ratio(pair, share, scale, hajek):.2f}" for share in shares)
-            for scale, hajek in ((SCALE, False), (SCALE, True), (0.4, False), (1.0, False))
+            for scale, hajek in ((SCALE, False), (SCALE, True), (0.5, False), (1.4, False))
         ]
         volume = np.mean(pair.flips != 0)
         print(f"{pair.name[-34:]:34}{pair.kld:8.4f}{volume:8.3f}  " + "".join(f"{cell:>20}" for cell in cells))
@@ -218,7 +220,7 @@ def full_verdict(flips: FloatArray, alpha: float, rng: np.random.Generator, n_ha
         np.append(np.full(n_halves, n // 2), n),
         1 - alpha,
     )
-    verdicts = [read_verdict(float(a), float(b), MARGIN) for a, b in zip(low, high, strict=True)]
+    verdicts = [verdict_of(float(a), float(b), MARGIN) for a, b in zip(low, high, strict=True)]
     return verdicts[-1], float(np.mean([v == verdicts[-1] for v in verdicts[:-1]]))
 
 
@@ -278,7 +280,7 @@ def print_smoothed(n_runs: int, n_items: int = 1500) -> None:
             pair = population.draw(n_items, rng)
             values, pi = smoothed_changes(pair.base, pair.quant), decode_probabilities(pair.base, kld, 0.2)
             hard[k], smooth[k] = pair.flips.mean(), values.mean()
-            sampled[k] = sampled_mean(values, rng.random(n_items) < pi, pi, pair.design).value
+            sampled[k] = sampled_mean(values, rng.random(n_items) < pi, pi, pair.design).mean
         print(
             f"  KLD {kld:.3f}: all items {smooth.var() / hard.var():.2f}, "
             f"20 % decoded {sampled.var() / hard.var():.2f}; bias {100 * (smooth.mean() + MARGIN):+.2f} points"
@@ -312,28 +314,31 @@ def _close(values: FloatArray, relative: float) -> bool:
 
 def cohort() -> list[tuple[str, float, float]]:
     """Name, mean KLD over the texts and observed net change of each quant of the example."""
-    quants = json.loads(COHORT.read_text(encoding="utf-8"))["quants"]
-    rows = []
-    for quant in quants:
-        kld = float(np.mean([text["kld_mean"]["value"] for text in quant["texts"].values()]))
+    klds, rows = text_klds(COHORT), []
+    for quant in json.loads(COHORT.read_text(encoding="utf-8"))["quants"]:
         tasks = quant["tasks"].values()
         net = sum(t["leapfrogs"] - t["drops"] for t in tasks) / sum(t["n_items"] for t in tasks)
-        rows.append((quant["name"], kld, net))
+        rows.append((quant["name"], klds[quant["name"]], net))
     return sorted(rows, key=lambda row: row[1])
 
 
+def text_klds(results: Path) -> dict[str, float]:
+    """Mean KLD over the texts of each quant of a results.json."""
+    quants = json.loads(results.read_text(encoding="utf-8"))["quants"]
+    return {q["name"]: float(np.mean([text["kld_mean"]["value"] for text in q["texts"].values()])) for q in quants}
+
+
 def real_pairs(folder: Path) -> list[Pair]:
-    """One pair of each quant and task, its KLD that of the items themselves."""
-    pairs = []
+    """One pair of each quant and task of RUN/items, with the text KLD of RUN/results.json."""
+    pairs, klds = [], text_klds(folder.parent / "results.json")
     for path in sorted(folder.glob("*/*.csv")):
-        answers = read_items(path)
+        answers, kld = read_items(path), klds[path.parent.name]
         kept = answers.base.valid & answers.quant.valid
-        kld = float("nan") if answers.quant.kld is None else float(np.nanmean(answers.quant.kld))
         base, quant = answers.base.margin[kept], answers.quant.margin[kept]
         flips = (answers.quant.correct * 1.0 - answers.base.correct)[kept]
-        chances = flip_chances(base, None if np.isnan(kld) else kld)
         design = item_design([""] * len(flips), "none")
-        pairs.append(Pair(f"{path.parent.name} {path.stem}", kld, base, quant, flips, chances, design))
+        name = f"{path.parent.name} {path.stem}"
+        pairs.append(Pair(name, kld, base, quant, flips, flip_chances(base, kld), design))
     return pairs
 
 

@@ -1,6 +1,6 @@
 """What, measured on some tasks, predicts the change of accuracy on the others?
 
-python bench/predict_accuracy.py RUN [--boot 400]
+python bench/predict_accuracy.py RUN... [--boot 400]
 
 The comparison was fixed before any number was seen: eight predictors, each measured on one task (or on the texts),
 against the pooled hard change of accuracy (net) on all other tasks, over the quants of RUN; Spearman's rho, averaged
@@ -114,10 +114,12 @@ def score(tasks: list[Task], weights: list[FloatArray], kld: FloatArray, quants:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, nargs="+")
     parser.add_argument("--boot", type=int, default=400)
     args = parser.parse_args()
-    cohort = read_cohort([args.run])
+    cohort = read_cohort(args.run)
+    if len(cohort.tasks) < 2:
+        parser.error(f"the runs have {len(cohort.tasks)} task; a prediction needs one to measure on and one to predict")
     tasks = [read_task(cohort, name) for name in cohort.tasks]
     kld = np.array([np.mean([quant.texts[text].kld_mean.value for text in cohort.texts]) for quant in cohort.quants])
     near = np.flatnonzero(kld <= np.median(kld))

@@ -29,20 +29,23 @@ from scipy import special
 from quantprobe.arrays import BoolArray, FloatArray
 from quantprobe.errors import InputError
 from quantprobe.stats.design import ItemDesign
-from quantprobe.stats.estimates import Estimate
-from quantprobe.stats.paired import BETTER, EQUIVALENT, NOT_SEPARABLE, WORSE, net_interval
-from quantprobe.stats.sampling import design_variance, weighted_values
+from quantprobe.stats.estimates import MIN_DESIGN_EFFECT, Estimate, cluster_mean
+from quantprobe.stats.paired import (
+    BETTER,
+    EQUIVALENT,
+    NOT_INFERIOR,
+    NOT_SEPARABLE,
+    WORSE,
+    net_interval,
+    verdict_of,
+)
+from quantprobe.stats.sampling import weighted_values
 from quantprobe.stats.spending import boundaries, spent_errors
-
-NOT_INFERIOR = "not inferior"
 
 MIN_WINDOWS = 20
 """Windows below which the relative error of a mean over a text is not trusted."""
 _LIKELY, _UNLIKELY = 0.5, 0.05
 _NEARLY_ALL = 1 - 1e-4
-_MIN_DESIGN_EFFECT = 0.5
-"""Clusters and strata may narrow an interval to that of twice the items, no further: by chance flips can cancel within
-each of them."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def decide(
     ahead = fractions if fractions[-1] > _NEARLY_ALL else [*fractions, 1.0]
     quantiles = boundaries(ahead, spent_errors(ahead, rule.alpha))
     low, high = flips.interval(float(quantiles[len(fractions) - 1]))
-    verdict = read_verdict(low, high, rule.margin)
+    verdict = verdict_of(low, high, rule.margin)
     decided = verdict in (EQUIVALENT, WORSE, BETTER) or (verdict == NOT_INFERIOR and rule.not_inferior_stops)
     everything = bool((looks[-1] == 1).all())
     outlook = 0.0 if everything else flips.outlook(verdict, rule.margin, float(quantiles[-1]))
@@ -142,17 +145,6 @@ def decide(
         outlook=outlook,
         stop=everything or outlook < (_LIKELY if decided else _UNLIKELY),
     )
-
-
-def read_verdict(low: float | None, high: float | None, margin: float) -> str:
-    """The verdict of one interval of the net change; `not separable` without an interval."""
-    if low is None or high is None:
-        return NOT_SEPARABLE
-    if -margin < low and high < margin:
-        return EQUIVALENT
-    if high < 0 or low > 0:
-        return WORSE if high < 0 else BETTER
-    return NOT_INFERIOR if low > -margin else NOT_SEPARABLE
 
 
 def information_fractions(looks: FloatArray) -> list[float]:
@@ -264,18 +256,17 @@ def _count_flips(values: FloatArray, decoded: BoolArray, looks: FloatArray, desi
     seen = float((chances * pi).sum())
     flips, squares = float(np.abs(psi).sum()), float((psi**2).sum())
     weight = (squares + float((chances / pi).sum()) / seen) / (flips + float(chances.sum()) / seen)
-    variance, dof, n_clusters = design_variance(psi, design.strata[kept], design.clusters[kept])
-    n = len(psi)
-    alone = float(psi.var(ddof=1)) / n if n > 1 else 0.0
-    effect = max(_MIN_DESIGN_EFFECT, variance / alone) if variance is not None and alone > 0 else 1.0
+    mean = cluster_mean(psi, design.keep(kept))
+    alone = float(psi.var(ddof=1)) / len(psi) if len(psi) > 1 else 0.0
+    known = mean.stderr is not None and alone > 0
     return _Flips(
         drops=float(-psi[psi < 0].sum()),
         leapfrogs=float(psi[psi > 0].sum()),
         weight=weight,
-        effect=effect,
-        dof=dof,
-        stderr=None if variance is None else variance**0.5,
-        n=n,
+        effect=max(MIN_DESIGN_EFFECT, (mean.stderr or 0.0) ** 2 / alone) if known else 1.0,
+        dof=mean.dof,
+        stderr=mean.stderr,
+        n=mean.n,
         n_decoded=int(decoded[kept].sum()),
-        n_clusters=n_clusters,
+        n_clusters=mean.n_clusters,
     )

@@ -8,10 +8,9 @@ from quantprobe.errors import InputError
 from quantprobe.probes.grouping import CLUSTERS, UNGROUPED
 from quantprobe.stats.design import item_design
 from quantprobe.stats.estimates import Estimate
-from quantprobe.stats.paired import BETTER, EQUIVALENT, NOT_SEPARABLE, WORSE, net_interval
+from quantprobe.stats.paired import EQUIVALENT, NOT_INFERIOR, NOT_SEPARABLE, WORSE, net_interval
 from quantprobe.stats.sampling import decode_probabilities
 from quantprobe.stats.sequential import (
-    NOT_INFERIOR,
     Decision,
     StopRule,
     affordable_share,
@@ -19,7 +18,6 @@ from quantprobe.stats.sequential import (
     information_fractions,
     next_share,
     precision_reached,
-    read_verdict,
 )
 from quantprobe.stats.spending import boundaries, spent_errors
 
@@ -60,23 +58,6 @@ def test_a_look_without_news_keeps_the_boundary() -> None:
     quantiles = boundaries(fractions, spent_errors(fractions, 0.05))
     assert quantiles[0] == quantiles[1]
     assert boundaries([1e-6, 1.0], spent_errors([1e-6, 1.0], 0.05)) == pytest.approx([np.inf, 1.95996], abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "verdict"),
-    [
-        (-0.009, 0.009, EQUIVALENT),
-        (-0.009, -0.001, EQUIVALENT),
-        (-0.02, -0.001, WORSE),
-        (0.001, 0.02, BETTER),
-        (-0.009, 0.02, NOT_INFERIOR),
-        (-0.01, 0.01, NOT_SEPARABLE),
-        (-0.02, 0.0, NOT_SEPARABLE),
-        (None, None, NOT_SEPARABLE),
-    ],
-)
-def test_verdicts_of_an_interval(low: float | None, high: float | None, verdict: str) -> None:
-    assert read_verdict(low, high, 0.01) == verdict
 
 
 def test_all_items_at_one_look_is_the_ordinary_interval() -> None:
