@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from scipy import optimize
 
 from quantprobe.run.items import read_items
-from quantprobe.stats.design import ItemDesign, item_design
+from quantprobe.stats.design import ItemDesign, item_design, pool_designs
 from quantprobe.stats.estimates import mean_estimate
 from quantprobe.stats.paired import net_interval
-from quantprobe.stats.sampling import SCALE, decode_probabilities, sampled_mean
+from quantprobe.stats.sampling import SCALE, decode_probabilities, flip_chances, sampled_mean, share_probabilities
 from quantprobe.stats.sequential import Decision, StopRule, decide, precision_reached, read_verdict
 from quantprobe.stats.smoothed import smoothed_changes
 
@@ -46,11 +46,13 @@ class Pair:
     base: FloatArray
     quant: FloatArray
     flips: FloatArray
+    chances: FloatArray
     design: ItemDesign
 
 
 def paired(name: str, kld: float, base: FloatArray, quant: FloatArray) -> Pair:
-    return Pair(name, kld, base, quant, (quant > 0) * 1.0 - (base > 0), item_design([""] * len(base), "none"))
+    flips = (quant > 0) * 1.0 - (base > 0)
+    return Pair(name, kld, base, quant, flips, flip_chances(base, kld), item_design([""] * len(base), "none"))
 
 
 def noise(kind: str, n: int, rng: np.random.Generator) -> FloatArray:
@@ -103,7 +105,7 @@ def print_variances(pairs: Sequence[Pair]) -> None:
             for scale, hajek in ((SCALE, False), (SCALE, True), (0.4, False), (1.0, False))
         ]
         volume = np.mean(pair.flips != 0)
-        print(f"{pair.name:34}{pair.kld:8.4f}{volume:8.3f}  " + "".join(f"{cell:>20}" for cell in cells))
+        print(f"{pair.name[-34:]:34}{pair.kld:8.4f}{volume:8.3f}  " + "".join(f"{cell:>20}" for cell in cells))
 
 
 def print_fixed(n_runs: int, n_items: int = 1500, share: float = 0.4) -> None:
@@ -177,7 +179,7 @@ def print_table(n_runs: int, n_quants: int = 7, n_items: int = 1500) -> None:
 
 def follow(pair: Pair, numbers: FloatArray, rule: StopRule) -> Iterator[Decision]:
     """The looks of one quant, without stopping."""
-    looks = np.array([decode_probabilities(pair.base, pair.kld, share) for share in rule.shares])
+    looks = np.array([share_probabilities(pair.chances, share) for share in rule.shares])
     for k in range(len(looks)):
         yield decide(pair.flips, numbers < looks[k], looks[: k + 1], pair.design, rule)
 
@@ -253,6 +255,8 @@ def print_decodes(
             flush=True,
         )
     for near, rows in totals.items():
+        if not rows:
+            continue
         saved, same, sure = (np.array(column) for column in zip(*rows, strict=True))
         print(
             f"  KLD {'<' if near else '>='} {NEAR}: saved median {np.median(saved):.2f}, mean {np.mean(saved):.2f}; "
@@ -319,17 +323,31 @@ def cohort() -> list[tuple[str, float, float]]:
 
 
 def real_pairs(folder: Path) -> list[Pair]:
-    """One pair of each quant and task, its KLD that of the items themselves; ids give the pool's order."""
+    """One pair of each quant and task, its KLD that of the items themselves."""
     pairs = []
     for path in sorted(folder.glob("*/*.csv")):
         answers = read_items(path)
         kept = answers.base.valid & answers.quant.valid
+        kld = float("nan") if answers.quant.kld is None else float(np.nanmean(answers.quant.kld))
+        base, quant = answers.base.margin[kept], answers.quant.margin[kept]
         flips = (answers.quant.correct * 1.0 - answers.base.correct)[kept]
-        kld = 0.1 if answers.quant.kld is None else float(np.nanmean(answers.quant.kld))
-        name = f"{path.parent.name[-16:]} {path.stem}"
+        chances = flip_chances(base, None if np.isnan(kld) else kld)
         design = item_design([""] * len(flips), "none")
-        pairs.append(Pair(name, kld, answers.base.margin[kept], answers.quant.margin[kept], flips, design))
+        pairs.append(Pair(f"{path.parent.name} {path.stem}", kld, base, quant, flips, chances, design))
     return pairs
+
+
+def pool(pairs: Sequence[Pair]) -> list[Pair]:
+    """One pair of each quant, its tasks end to end as strata."""
+    pools = []
+    for name in dict.fromkeys(pair.name.rpartition(" ")[0] for pair in pairs):
+        own = [pair for pair in pairs if pair.name.rpartition(" ")[0] == name]
+        base, quant, flips, chances = (
+            np.concatenate([getattr(pair, field) for pair in own]) for field in ("base", "quant", "flips", "chances")
+        )
+        design = pool_designs([pair.design for pair in own])
+        pools.append(Pair(name, float(np.mean([pair.kld for pair in own])), base, quant, flips, chances, design))
+    return sorted(pools, key=lambda pair: pair.kld)
 
 
 def main() -> None:
@@ -341,9 +359,9 @@ def main() -> None:
     if options.items:
         pairs = [pair for folder in options.items for pair in real_pairs(folder)]
         print_variances(pairs)
-        draw = [(pair.name, pair.kld, lambda _, pair=pair: pair) for pair in pairs]
-        for alpha in (0.05, 0.05 / 7):
-            print_decodes("Real items, drawn again", draw, max(20, runs // 10), alpha, now=True)
+        draw = [(pair.name, pair.kld, lambda _, pair=pair: pair) for pair in pool(pairs)]
+        for alpha in (0.05, 0.05 / len(draw)):
+            print_decodes("Real items, all tasks pooled, drawn again", draw, max(20, runs // 10), alpha, now=True)
         return
     rng = np.random.default_rng(5)
     cells = [(kind, kld) for kind in ("mixed", "normal") for kld in (0.004, 0.03, 0.1, 0.3)]

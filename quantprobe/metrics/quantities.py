@@ -246,6 +246,8 @@ TASK_QUANTITIES = (
     _declare("kld_mean", "nats", "lower", "Mean KLD", "kld",
              "mean over questions of the KL(base || quant) of their rows", log=True),
     _declare("n_items", "questions", "none", "Items", "count", "questions compared"),
+    _declare("n_decoded", "questions", "none", "Decoded", "count",
+             "questions that the quant decoded, where it decoded a sample (--decide); null: all"),
     _declare("n_invalid", "questions", "lower", "Invalid", "count",
              "questions left out: a choice without a finite log-probability, or a correctness that nobody told"),
     _declare("n_ties", "questions", "none", "Ties", "count", "questions whose best choice is shared"),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from quantprobe.report.answer import Answer, Standing, answer_of, margin_of, n_questions, standings
 from quantprobe.report.marks import mark_of
 from quantprobe.report.names import join_words
 from quantprobe.report.notes import format_setting
 from quantprobe.report.numbers import MISSING, format_estimate, format_interval, format_plain
-from quantprobe.report.page.answer import Answer, Standing, answer_of, margin_of, n_questions, standings
 from quantprobe.report.page.cards import settle_words, size_words
 from quantprobe.report.page.notes import reading_notes
 from quantprobe.report.printable import printable

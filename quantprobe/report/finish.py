@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quantprobe.files import write_text
 from quantprobe.report.notes import null_sentences, reading_notes, task_notes, text_notes, warnings
+from quantprobe.report.page.html import render_page
 from quantprobe.report.plots.fidelity import has_size_picture, size_picture
 from quantprobe.report.plots.style import write_picture
 from quantprobe.report.tables.csv_files import groups_csv, tasks_csv, texts_csv
@@ -31,7 +32,11 @@ def write_run(results: Results, run: RunFolder) -> tuple[Cohort, tuple[str, ...]
     written = {name: text for name, text in files.items() if text}
     for name, text in written.items():
         write_text(run.path / name, text)
-    return cohort, (run.results.name, *written, *_draw_pictures(cohort, run))
+    names = [run.results.name, *written, *_draw_pictures(cohort, run)]
+    if cohort.quants:
+        write_text(run.page, render_page(cohort))
+        names.append(run.page.relative_to(run.path).as_posix())
+    return cohort, tuple(names)
 
 
 def results_markdown(cohort: Cohort) -> str:

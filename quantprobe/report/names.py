@@ -45,12 +45,6 @@ def shared_start(names: Sequence[str], base: str = "") -> str:
     return known[0][:start] if len(known) > 1 else ""
 
 
-def short_names(names: Sequence[str], base: str = "") -> list[str]:
-    """`Model-7B-Q4_K_M`, `Model-7B-Q8_0` -> `Q4_K_M`, `Q8_0`; see `shared_start`."""
-    short = ShortNames(shared_start(names, base))
-    return [short(name) for name in names]
-
-
 def join_words(words: Sequence[str], most: int = 5) -> str:
     """`a, b and c`; `none` for no words; with more than `most`, `a, b, c, d, e and 3 more`."""
     if not words:

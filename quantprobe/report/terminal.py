@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from rich.table import Table as RichTable
 
+from quantprobe.report.answer import finding_folds
 from quantprobe.report.highlights import highlights
 from quantprobe.report.names import cohort_names
 from quantprobe.report.notes import null_sentences, reading_notes, task_notes, text_notes, warnings
@@ -58,9 +59,13 @@ def describe_study(findings: Findings, width: int | None = None, details: bool =
     for table in (ranking_table(findings), correlation_table(findings, details)):
         if table is not None:
             yield from _section(table, [], width, details)
-    shown = findings.sentences if details else findings.sentences[:MAX_FINDINGS]
-    more = len(findings.sentences) - len(shown)
-    yield _paragraph([*bullets(shown), *([f"({more} more with --details)"] if more else [])])
+    folds = finding_folds(findings)
+    shown = folds if details else folds[:MAX_FINDINGS]
+    for fold in shown:
+        yield "\n".join([f"- {fold.headline}", *(f"  {detail}" for detail in fold.details if details)])
+    if len(shown) < len(folds):
+        yield f"({len(folds) - len(shown)} more with --details)"
+    yield ""
 
 
 def _section(table: Table, notes: list[str], width: int | None, details: bool) -> Iterator[RichTable | str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from quantprobe.report.answer import Standing, answer_of, margin_of, n_questions, standings
 from quantprobe.report.marks import mark_of
 from quantprobe.report.numbers import format_plain, format_points
-from quantprobe.report.page.answer import Standing, answer_of, margin_of, n_questions, standings
 from quantprobe.run.cohort import Cohort
 from quantprobe.stats.paired import BETTER, EQUIVALENT, NOT_INFERIOR, NOT_SEPARABLE, WORSE
 from quantprobe.stats.power import round_up

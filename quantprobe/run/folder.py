@@ -35,6 +35,10 @@ class RunFolder:
     def report(self) -> Path:
         return self.path / "report"
 
+    @property
+    def page(self) -> Path:
+        return self.report / "report.html"
+
     def capture(self, digest: str) -> Path:
         """The base's capture; `digest` is that of base, inputs and settings."""
         return self.path / f"base-{digest[:8]}.qpc"

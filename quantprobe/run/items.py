@@ -43,14 +43,32 @@ COLUMN_MEANINGS = {
     "quant_logprobs": "likewise of the quant, for as many choices",
 }
 COLUMNS = tuple(COLUMN_MEANINGS)
+SAMPLE_MEANINGS = {
+    "decoded": "1 or 0: whether the quant decoded the question; without this column it decoded all",
+    "decode_probability": "probability with which the question was drawn to be decoded, above 0, at most 1",
+}
+"""Columns of a quant that decoded a sample of the questions (`--decide`)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Which items a quant decoded, and with which probabilities they were drawn; `[n_items]` both."""
+
+    decoded: BoolArray
+    probability: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
 class PairedAnswers:
-    """The answers of a base and of one quant to the same items, in the same order; the KLD is the quant's."""
+    """The answers of a base and of one quant to the same items, in the same order; the KLD is the quant's.
+
+    With a `sample` the quant decoded some of the items only, chosen for what they tell: the others are not valid, and
+    plain counts over the valid ones say nothing about all (`stats.sampling`).
+    """
 
     base: Answers
     quant: Answers
+    sample: Sample | None = None
 
     @property
     def valid(self) -> BoolArray:
@@ -58,7 +76,7 @@ class PairedAnswers:
         return self.base.valid & self.quant.valid
 
 
-def write_items(path: Path, base: Answers, quant: Answers) -> None:
+def write_items(path: Path, base: Answers, quant: Answers, sample: Sample | None = None) -> None:
     """Write the answers of base and quant side by side: UTF-8, `\\n`, floats to their last digit, and atomic.
 
     Raises `MismatchError` unless both answered the same items, `InputError` if the file cannot be written.
@@ -68,8 +86,8 @@ def write_items(path: Path, base: Answers, quant: Answers) -> None:
     # Before Python 3.13 the module leaves a carriage return unquoted when lines end with a line feed.
     bare = any("\r" in text for text in (*base.ids, *base.groups))
     writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL if bare else csv.QUOTE_MINIMAL)
-    writer.writerow(COLUMNS)
-    writer.writerows(_format_item(base, quant, i) for i in range(base.n_items))
+    writer.writerow(COLUMNS if sample is None else (*COLUMNS, *SAMPLE_MEANINGS))
+    writer.writerows(_format_item(base, quant, i) + _format_draw(sample, i) for i in range(base.n_items))
     try:
         data = out.getvalue().encode("utf-8")
     except UnicodeEncodeError as error:
@@ -93,7 +111,17 @@ def read_items(path: Path) -> PairedAnswers:
     base, quant = (
         side.answers(ids, groups, gold, n_rows, None if name == "base" else klds) for name, side in sides.items()
     )
-    return PairedAnswers(base, quant)
+    return PairedAnswers(base, quant, _sample_of(table))
+
+
+def _sample_of(table: _Table) -> Sample | None:
+    if not all(table.has(name) for name in SAMPLE_MEANINGS):
+        return None
+    decoded, told = table.flags("decoded")
+    probability = table.numbers("decode_probability", 0.0, 1.0)
+    for row in np.flatnonzero(~told | ~(probability > 0)).tolist():
+        raise table.fault(row, "decoded or decode_probability is empty or 0; every question needs a chance above 0")
+    return Sample(decoded, probability)
 
 
 class _Table:
@@ -102,6 +130,9 @@ class _Table:
     def __init__(self, path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], lines: Sequence[int]) -> None:
         self.path, self.lines = path, lines
         self._columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+
+    def has(self, name: str) -> bool:
+        return name in self._columns
 
     def cells(self, name: str) -> tuple[str, ...]:
         return self._columns[name]
@@ -305,6 +336,10 @@ def _format_item(base: Answers, quant: Answers, i: int) -> list[str]:
         _list(base, i),
         _list(quant, i),
     ]
+
+
+def _format_draw(sample: Sample | None, i: int) -> list[str]:
+    return [] if sample is None else [str(int(sample.decoded[i])), repr(float(sample.probability[i]))]
 
 
 def _index(value: int) -> str:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from quantprobe.metrics.answers import Answers, pool_answers
 from quantprobe.probes.grouping import UNGROUPED
-from quantprobe.run.items import PairedAnswers
+from quantprobe.run.items import PairedAnswers, Sample
 from quantprobe.run.results import Quant
-from quantprobe.stats.design import item_design, pool_designs
+from quantprobe.stats.design import ItemDesign, item_design, pool_designs
+from quantprobe.stats.sequential import Decision
+from quantprobe.stats.summary_sampled import summarise_sampled, with_decision
 from quantprobe.stats.summary_tasks import TaskSummary, summarise_task
 from quantprobe.stats.verdicts import Judged, correct_over_quants, judge, table_of_changes
 
@@ -110,3 +114,77 @@ def _with_verdicts(
     for i, summary in zip(known, corrected, strict=True):
         result[i] = summary
     return result
+
+
+def judge_decided(
+    quants: Sequence[Quant],
+    tasks: Mapping[str, AnsweredTask],
+    decisions: Sequence[Decision],
+    margin: float,
+    level: float = 0.95,
+) -> tuple[Quant, ...]:
+    """The quants of a run in which each decoded a sample until it was decided (`stats.sequential`).
+
+    The verdict is on all tasks together; single tasks have estimates and no verdict of their own.
+    """
+    return tuple(
+        _decided_quant(
+            quant, {name: task for name, task in tasks.items() if task.pairs[q] is not None}, q, one, margin, level
+        )
+        for q, (quant, one) in enumerate(zip(quants, decisions, strict=True))
+    )
+
+
+def _decided_quant(
+    quant: Quant, tasks: Mapping[str, AnsweredTask], q: int, decision: Decision, margin: float, level: float
+) -> Quant:
+    pairs = {name: pair for name, task in tasks.items() if (pair := task.pairs[q]) is not None}
+    designs = {name: item_design(pair.base.groups, tasks[name].grouping) for name, pair in pairs.items()}
+    summaries = {
+        name: _summarise_sampled(tasks[name], pair, designs[name], margin, level) for name, pair in pairs.items()
+    }
+    if len(summaries) == 1:
+        [(name, summary)] = summaries.items()
+        return replace(quant, tasks={name: with_decision(summary, decision, margin)})
+    whole = PairedAnswers(
+        pool_answers({name: pair.base for name, pair in pairs.items()}),
+        pool_answers({name: pair.quant for name, pair in pairs.items()}),
+        pool_samples(list(pairs.values())),
+    )
+    pooled = _summarise_sampled(
+        AnsweredTask(POOLED_RULE, (), ()), whole, pool_designs(list(designs.values())), margin, level
+    )
+    return replace(quant, tasks=summaries, pooled=with_decision(pooled, decision, margin))
+
+
+def _summarise_sampled(
+    task: AnsweredTask, pair: PairedAnswers, design: ItemDesign, margin: float, level: float
+) -> TaskSummary:
+    sample = pair.sample or everything(pair)
+    summary = summarise_sampled(
+        pair.base,
+        pair.quant,
+        sample.decoded,
+        sample.probability,
+        design,
+        margin,
+        level,
+        rule=task.rule,
+        template=task.template,
+        n_left_out=task.n_left_out,
+    )
+    return replace(summary, grouping=task.grouping)
+
+
+def everything(pair: PairedAnswers) -> Sample:
+    """The sample of a quant that decoded all items."""
+    return Sample(np.ones(pair.base.n_items, np.bool_), np.ones(pair.base.n_items))
+
+
+def pool_samples(pairs: Sequence[PairedAnswers]) -> Sample:
+    """The samples of several tasks end to end."""
+    samples = [pair.sample or everything(pair) for pair in pairs]
+    return Sample(
+        np.concatenate([sample.decoded for sample in samples]),
+        np.concatenate([sample.probability for sample in samples]),
+    )

@@ -22,8 +22,10 @@ from quantprobe.stats.design import ItemDesign, as_design
 Grouping: TypeAlias = ItemDesign | Int32Array | Int64Array
 """How values belong together: a design, or the cluster number of each, `[n]`."""
 
-_MIN_DESIGN_EFFECT = 0.05
-"""A variance that is smaller than this part of a simple random sample's is an accident of few clusters or flags."""
+MIN_DESIGN_EFFECT = 0.05
+"""A variance smaller than this part of a simple random sample's is an accident: with few clusters, changes may cancel
+within every one. Without a floor an interval of width 0 can happen; with .5, intervals of 3 clusters cover 99 to 100 %
+instead of 95 to 97."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def fraction_estimate(flags: BoolArray, clusters: Grouping, level: float = 0.95)
         return Estimate(fraction, None, None, None, level, mean.n, mean.n_clusters, "fraction")
     n_effective = float(mean.n)
     if 0.0 < fraction < 1.0:
-        n_effective = mean.n / max(_MIN_DESIGN_EFFECT, stderr**2 * (mean.n - 1) / (fraction * (1.0 - fraction)))
+        n_effective = mean.n / max(MIN_DESIGN_EFFECT, stderr**2 * (mean.n - 1) / (fraction * (1.0 - fraction)))
     low, high = _wilson_interval(fraction, n_effective, float(special.stdtrit(mean.dof, 0.5 + 0.5 * level)))
     stderr = stderr if 0.0 < fraction < 1.0 else None
     return Estimate(fraction, stderr, low, high, level, mean.n, mean.n_clusters, "fraction")

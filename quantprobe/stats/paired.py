@@ -15,7 +15,7 @@ from scipy import special
 from quantprobe.arrays import BoolArray, FloatArray, Int64Array
 from quantprobe.errors import InputError
 from quantprobe.stats.design import ItemDesign, as_design
-from quantprobe.stats.estimates import Estimate, cluster_mean
+from quantprobe.stats.estimates import MIN_DESIGN_EFFECT, Estimate, cluster_mean
 
 WORSE = "worse"
 BETTER = "better"
@@ -23,10 +23,6 @@ EQUIVALENT = "equivalent"
 NOT_INFERIOR = "not inferior"
 NOT_SEPARABLE = "not separable"
 VERDICTS = (WORSE, BETTER, EQUIVALENT, NOT_INFERIOR, NOT_SEPARABLE)
-
-MIN_DESIGN_EFFECT = 0.1
-"""Floor of the design effect of a net change: by chance drops and leapfrogs can cancel within every cluster. Simulated
-coverage of 3 clusters is 95 to 98 % with .1 and up to 100 % with .5; with no floor a width of 0 can happen."""
 
 
 def mcnemar_p(drops: ArrayLike, leapfrogs: ArrayLike) -> FloatArray:
@@ -55,7 +51,7 @@ def net_interval(
 ) -> tuple[FloatArray, FloatArray]:
     """Tango's score interval of the net change (c - b) / n, a fraction in [-1, 1], corrected for skewness.
 
-    The nets whose statistic is within the normal quantile, found by bisection to 2^-60. The statistic is `score_z` or,
+    The nets whose statistic is within the normal quantile, found by bisection to 2^-52. The statistic is `score_z` or,
     where that is smaller, its skewness-corrected form: the score trusts the end next to 0 of a loss of few leapfrogs
     too much, the more the smaller its error is to be. At 0 both agree, so the test of no change is Tango's. Of 25
     intervals at 99.7 % of losses of 1 point in 1,500 items, all held in 92.6 % without and 94.7 % with it, at 1 % more
@@ -65,15 +61,13 @@ def net_interval(
     b, c, size = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (drops, leapfrogs, n)))
     quantile = special.ndtri((1 + np.asarray(level, dtype=np.float64)) / 2)
     net = (c - b) / size
-    bounds = []
-    for side in (-1.0, 1.0):
-        inside, outside = net.copy(), np.full_like(net, side)
-        for _ in range(60):
-            middle = (inside + outside) / 2
-            within = _cautious_z(b, c, size, middle) <= quantile
-            inside, outside = np.where(within, middle, inside), np.where(within, outside, middle)
-        bounds.append(inside)
-    return bounds[0], bounds[1]
+    inside = np.stack([net, net])
+    outside = np.stack([np.full_like(net, -1.0), np.full_like(net, 1.0)])
+    for _ in range(52):
+        middle = (inside + outside) / 2
+        within = _cautious_z(b, c, size, middle) <= quantile
+        inside, outside = np.where(within, middle, inside), np.where(within, outside, middle)
+    return inside[0], inside[1]
 
 
 def _cautious_z(drops: FloatArray, leapfrogs: FloatArray, n: FloatArray, net: FloatArray) -> FloatArray:

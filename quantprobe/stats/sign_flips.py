@@ -22,7 +22,7 @@ from scipy import special
 from quantprobe.arrays import BoolArray, Float32Array, FloatArray, Int64Array
 from quantprobe.errors import InputError
 from quantprobe.stats.design import ItemDesign, pool_designs
-from quantprobe.stats.paired import MIN_DESIGN_EFFECT
+from quantprobe.stats.estimates import MIN_DESIGN_EFFECT
 
 _BLOCK = 1 << 21
 
@@ -141,47 +141,19 @@ class SignFlips:
         return np.asarray(2 * special.stdtr(self.dof, -np.abs(statistics)), np.float64)
 
     def _stratum(self, sums: FloatArray, sizes: FloatArray, live: BoolArray, part: slice) -> _Stratum:
-        size, total = sizes[part], sizes[part].sum(axis=0)
+        """The clusters of one stratum, for the quants that have several of them; others leave theirs to `_lone`."""
+        size = sizes[part]
         several = (size > 0).sum(axis=0) >= 2
         self._lone[part] = np.where(several, 0.0, size)
-        share = np.divide(size, total, out=np.zeros_like(size), where=several)
-        factor = np.where(several, 1 / (1 - share), 0.0)
-        used = live[part]
-        first = int(live[: part.start].sum())
-        weighted = size * factor
-        equal = bool((np.where(size > 0, weighted, weighted.max(axis=0)) == weighted.max(axis=0)).all())
-        spread = (share**2 * (1 - 2 * share) * factor**2).sum(axis=0) + (share**2 * factor).sum(axis=0) ** 2
-        return _Stratum(
-            signs=slice(first, first + int(used.sum())),
-            sums=sums[part][used].astype(np.float32),
-            cross=None if equal else (sums[part] * weighted)[used].astype(np.float32),
-            scale=weighted.max(axis=0),
-            squares=(factor * sums[part] ** 2).sum(axis=0),
-            sizes=(weighted * size).sum(axis=0),
-            n=np.maximum(total, 1),
-            dof=np.divide(1.0, spread, out=np.ones_like(spread), where=spread > 0),
-        )
+        first, used = int(live[: part.start].sum()), live[part]
+        signs = slice(first, first + int(used.sum()))
+        return _sum_up(sums[part], np.where(several, size, 0.0), size.sum(axis=0), used, signs)
 
     def _lone_clusters(self, sums: FloatArray, live: BoolArray) -> _Stratum | None:
-        """Clusters that are alone in their stratum, measured against the mean of all items."""
+        """Clusters that are alone in their stratum, measured against the mean of all items; one alone, not at all."""
         if not self._lone.any():
             return None
-        n = np.maximum(self.n, 1)
-        share = self._lone / n
-        # a table of one cluster has no spread at all
-        factor = np.divide(self._lone > 0, 1 - share, out=np.full(share.shape, np.nan), where=share < 1)
-        weighted = self._lone * factor
-        spread = (share**2 * (1 - 2 * share) * factor**2).sum(axis=0) + (share**2 * factor).sum(axis=0) ** 2
-        return _Stratum(
-            signs=slice(0, int(live.sum())),
-            sums=sums[live].astype(np.float32),
-            cross=(sums * weighted)[live].astype(np.float32),
-            scale=np.ones(len(n)),
-            squares=(factor * sums**2).sum(axis=0),
-            sizes=(weighted * self._lone).sum(axis=0),
-            n=n,
-            dof=np.divide(share.sum(axis=0) ** 2, spread, out=np.ones_like(spread), where=spread > 0),
-        )
+        return _sum_up(sums, self._lone, self.n, live, slice(0, int(live.sum())))
 
     def _spread(self, signs: Float32Array) -> tuple[FloatArray, FloatArray]:
         """Variance of the sum of changes, `[n_flips, n_quants]`, and its degrees of freedom in the first flip."""
@@ -205,6 +177,27 @@ class SignFlips:
         known = simple > 1e-9 * np.maximum(self.squares, 1)
         effect = np.divide(spread, simple, out=np.ones_like(spread), where=known)
         return np.asarray(np.maximum(effect, MIN_DESIGN_EFFECT))
+
+
+def _sum_up(sums: FloatArray, sizes: FloatArray, n: FloatArray, live: BoolArray, signs: slice) -> _Stratum:
+    """Sums over clusters `[n_clusters, n_quants]`, those of size 0 left out, around the mean of `n` items."""
+    n = np.maximum(n, 1)
+    share = sizes / n
+    factor = np.divide(sizes > 0, 1 - share, out=np.full(sizes.shape, np.nan), where=share < 1)
+    weights = sizes * factor
+    most = weights.max(axis=0)
+    equal = bool(((weights == most) | (sums == 0)).all())
+    spread = (share**2 * (1 - 2 * share) * factor**2).sum(axis=0) + (share**2 * factor).sum(axis=0) ** 2
+    return _Stratum(
+        signs=signs,
+        sums=sums[live].astype(np.float32),
+        cross=None if equal else (sums * weights)[live].astype(np.float32),
+        scale=most,
+        squares=(factor * sums**2).sum(axis=0),
+        sizes=(weights * sizes).sum(axis=0),
+        n=n,
+        dof=np.divide(share.sum(axis=0) ** 2, spread, out=np.ones_like(spread), where=spread > 0),
+    )
 
 
 def live_clusters(table: ChangeTable) -> BoolArray:

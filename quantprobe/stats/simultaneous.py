@@ -6,7 +6,8 @@ off an interval needs no further correction and cannot contradict it.
 Each quant's interval on table k is Tango's at level 1 - alpha*_k, alpha*_k = c_k t. The shares c_k say how much of the
 error each table may use: the pool of all tasks 80 %, the tasks the rest in equal parts. t is the alpha-quantile of the
 smallest p / c_k of all quants and tables under joint sign flips (`sign_flips`), the single step of Westfall and Young:
-between alpha / m for m independent quants (Bonferroni) and alpha for m copies of one.
+near alpha / m for m quants that have nothing in common (Bonferroni), alpha for m copies of one. Changes are counts, so
+a quant of few changes cannot have a small p and costs the others nothing.
 
 A table of fewer than `MIN_SIGNS` clusters has too few sign patterns. It takes its share of alpha beforehand, over the
 number of quants that differ (Bonferroni), with t quantiles.
@@ -29,7 +30,8 @@ POOL_SHARE = 0.8
 """Share of the error that the pooled verdict may use where there are several tasks."""
 MIN_SIGNS = 16
 """Fewer clusters have fewer than 2^15 sign patterns, too coarse for the small levels of single tasks."""
-N_FLIPS = 2_000
+MIN_FLIPS, MAX_FLIPS = 2_000, 10_000
+"""Flips of a report: 20,000 over its quants, within these bounds."""
 _TIE = 1e-4
 """Two p closer than this part of each other are the same one, summed in another order."""
 
@@ -62,7 +64,7 @@ def simultaneous_intervals(
     alpha: float = 0.05,
     *,
     pool_share: float = POOL_SHARE,
-    n_flips: int = N_FLIPS,
+    n_flips: int | None = None,
     seed: int = 0,
 ) -> tuple[NetIntervals, ...]:
     """One `NetIntervals` for each task and, where there are several, a last one for all of them pooled.
@@ -90,12 +92,14 @@ def simultaneous_intervals(
     flipped = [k for k in range(len(flips)) if not few[k]]
     if flipped:
         cost = shares / shares[flipped].max()
+        n_flips = n_flips or int(np.clip(20_000 // max(1, tasks[0].n_quants), MIN_FLIPS, MAX_FLIPS))
         smallest = _smallest_p([(flips[k], places[k], float(cost[k])) for k in flipped], n_flips, seed)
-        critical = min(alpha * rest, float(smallest[_place(alpha * rest, n_flips)]) * (1 - _TIE))
+        first = int(np.searchsorted(_chance(np.arange(n_flips // 2), n_flips), alpha * rest, side="right")) - 1
+        critical = min(alpha * rest, float(smallest[max(0, first)]) * (1 - _TIE))
         for k in flipped:
             stars[k] = critical * cost[k]
             below = np.searchsorted(smallest, p[k] / cost[k] * (1 + _TIE), side="right")
-            share = np.maximum((1 + below) / (n_flips + 1), p[k] / cost[k]) / rest
+            share = np.maximum(_chance(below, n_flips), p[k] / cost[k]) / rest
             adjusted[k] = np.where(np.isnan(p[k]), np.nan, np.minimum(1.0, share))
     return tuple(
         _intervals(each, float(star), one, both)
@@ -107,10 +111,10 @@ def _observed(flips: SignFlips) -> FloatArray:
     return np.asarray(flips.statistics(np.ones((1, flips.n_signs), np.float32))[0])
 
 
-def _place(alpha: float, n_flips: int) -> int:
-    """Place in the sorted p of all flips that a p must stay below, so that (1 + number at most as large) / (1 + flips)
-    is at most alpha."""
-    return max(0, int(np.floor(alpha * (n_flips + 1) + 1e-9)) - 1)
+def _chance(n_below: Int64Array, n_flips: int) -> FloatArray:
+    """The chance of something that happened in so many flips, and in the observed data; one standard error above its
+    estimate, so that the luck of the draw does not lower it."""
+    return np.asarray((1 + n_below + np.sqrt(n_below * (1 - n_below / n_flips))) / (n_flips + 1), np.float64)
 
 
 def _smallest_p(tables: Sequence[tuple[SignFlips, slice, float]], n_flips: int, seed: int) -> FloatArray:

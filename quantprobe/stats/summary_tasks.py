@@ -75,6 +75,8 @@ class TaskSummary:
     """Mean over items of the item's mean KLD."""
     n_items: int | None = None
     """Items valid in both."""
+    n_decoded: int | None = None
+    """Items that the quant decoded, where it decoded a sample (`--decide`); None: all."""
     n_invalid: int | None = None
     """Items left out because a log-probability was not finite, or a correctness unknown, in base or quant."""
     n_ties: int | None = None

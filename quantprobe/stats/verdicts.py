@@ -67,7 +67,7 @@ def judge(tasks: Mapping[str, ChangeTable], margin: float = 0.01, level: float =
     _check(tasks, margin, level)
     if not tasks:
         return Judgement(None, {})
-    found = simultaneous_intervals(list(tasks.values()), 1 - level, seed=seed)
+    found = simultaneous_intervals(list(tasks.values()), round(1 - level, 12), seed=seed)
     judged = [tuple(_judge_quant(table, q, margin, level) for q in range(len(table.n))) for table in found]
     return Judgement(judged[-1] if len(tasks) > 1 else None, dict(zip(tasks, judged, strict=False)))
 

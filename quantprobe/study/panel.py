@@ -168,17 +168,19 @@ def _read_answers(cohort: Cohort, task: str, remarks: list[str]) -> dict[int, Pa
     """The answers of each quant that has an item file, by its place in the cohort."""
     having = [(index, quant.name) for index, quant in enumerate(cohort.quants) if task in quant.tasks]
     found = {index: cohort.items(name, task) for index, name in having if cohort.has_items(name, task)}
-    broken = [index for index, pair in found.items() if pair.valid.mean() < 1 - MAX_INVALID]
+    sampled = [index for index, pair in found.items() if pair.sample is not None]
+    broken = [i for i, pair in found.items() if i not in sampled and pair.valid.mean() < 1 - MAX_INVALID]
     for why, names in (
         (f"No item file of {task} for", [name for index, name in having if index not in found]),
         (f"More than {MAX_INVALID:.0%} of the items of {task} are invalid in", [cohort.quants[i].name for i in broken]),
+        (f"A sample of {task} alone was decoded by", [cohort.quants[i].name for i in sampled]),
     ):
         if names:
             remarks.append(
                 f"{why} {_list(names)}: reliability, groups, frontiers and item-level questions leave "
                 f"{'it' if len(names) == 1 else 'them'} out."
             )
-    return {index: pair for index, pair in found.items() if index not in broken}
+    return {index: pair for index, pair in found.items() if index not in (*broken, *sampled)}
 
 
 def _common_answers(

@@ -2,11 +2,13 @@
 
 from quantprobe.sweep.capturing import capture_base
 from quantprobe.sweep.comparing import Outcome, captured_settings, compare_quants
+from quantprobe.sweep.deciding import Budget
 from quantprobe.sweep.inputs import Inputs, Progress, TaskInput, TextInput
 from quantprobe.sweep.job import sweep
 from quantprobe.sweep.kld_files import export_kld, import_kld
 
 __all__ = [
+    "Budget",
     "Inputs",
     "Outcome",
     "Progress",

@@ -17,14 +17,19 @@ from quantprobe.probes.items import Question
 from quantprobe.probes.task import count_cases
 from quantprobe.run.compare import require_comparable, setting_differences
 from quantprobe.run.folder import RunFolder
-from quantprobe.run.judging import judge_quants
+from quantprobe.run.judging import judge_decided, judge_quants
 from quantprobe.run.questions import write_task_questions
 from quantprobe.run.results import NullControl, Results, TaskFacts
 from quantprobe.settings import EQUIVALENCE_MARGIN, Settings
 from quantprobe.stats.llama_summary import LlamaStatistics
+from quantprobe.stats.sequential import StopRule
+from quantprobe.sweep.deciding import Budget, DecidePlan
 from quantprobe.sweep.inputs import Progress, check_names, identify, read_measurable
 from quantprobe.sweep.measuring import Measuring
 from quantprobe.sweep.recorded import record_settings
+
+LEVEL = 0.95
+"""At which all intervals of the net change hold together."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +53,15 @@ def compare_quants(
     llama_compat: bool = False,
     margin: float = EQUIVALENCE_MARGIN,
     groupings: Mapping[str, str] | None = None,
+    decide: Budget | None = None,
+    precision: float | None = None,
 ) -> Outcome:
     """Decode every quant over the probes of a capture and compare, row by row.
 
     `margin` is the equivalence margin: the smallest change of accuracy that matters, a fraction, fixed beforehand.
     `groupings` says, by task, what the groups of its questions are, where that is not to be read from the capture.
+    With `decide` each quant decodes a sample of the questions until its verdict is settled or that budget is spent;
+    with `precision` windows of a text are decoded until the relative error of the mean KLD is as small.
     Rows already measured (same base rows, probe, quant content and settings) are read from `run`. Settings that move
     logits and differ from the capture's are refused unless `allow` names them. Raises `MismatchError` for those and
     for a quant with another tokenizer.
@@ -69,17 +78,27 @@ def compare_quants(
     for change in changed:
         progress.note(f"compared under settings that differ from the capture's: {change}")
     infos = [identify(info, progress) for info in read_quants(quants, capture.meta.base)]
-    comparing = Measuring(capture, settings, RunFolder(run), progress, base_model, llama_compat)
     tasks = task_facts(capture, groupings or {})
+    plan = None
+    if decide is not None:
+        plan = DecidePlan(StopRule(alpha=(1 - LEVEL) / len(infos), margin=margin), decide)
+    groups = {name: facts.grouping for name, facts in tasks.items()}
+    comparing = Measuring(
+        capture, settings, RunFolder(run), progress, base_model, llama_compat, plan, groups, precision
+    )
     write_questions(capture, RunFolder(run), tasks)
     comparing.plan(infos)
     unjudged = [comparing.compare(info) for info in infos]
-    measured = judge_quants(unjudged, comparing.answered(tasks), margin)
+    answered = comparing.answered(tasks)
+    if comparing.decisions:
+        measured = judge_decided(unjudged, answered, comparing.decisions, margin, LEVEL)
+    else:
+        measured = judge_quants(unjudged, answered, margin, LEVEL)
     results = Results(
         base=capture.meta.base,
         settings={
             **captured, **recorded, "llama_compat": llama_compat, "settings_changed": changed,
-            "equivalence_margin": margin,
+            "equivalence_margin": margin, "decide": decide is not None, "precision": precision,
         },
         null_control=null_control(capture),
         tasks=tasks,

@@ -15,6 +15,7 @@ import numpy as np
 
 from quantprobe.arrays import BoolArray, FloatArray, Int64Array
 from quantprobe.metrics.answers import Answers
+from quantprobe.run.items import Sample
 from quantprobe.stats.design import item_design, pool_designs
 from quantprobe.stats.sampling import flip_chances, item_numbers, share_probabilities
 from quantprobe.stats.sequential import Decision, StopRule, affordable_share, decide, next_share
@@ -38,19 +39,11 @@ class DecidePlan:
 
 
 @dataclass(frozen=True, eq=False)
-class Sampled:
-    """What was decoded of one task: `[n_items]` flags, and the probabilities with which they were drawn."""
-
-    decoded: BoolArray
-    probability: FloatArray
-
-
-@dataclass(frozen=True, eq=False)
 class DecidedTasks:
     """The verdict on all tasks together, and what was decoded of each."""
 
     decision: Decision
-    sampled: Mapping[str, Sampled]
+    samples: Mapping[str, Sample]
 
 
 def decide_tasks(
@@ -124,10 +117,10 @@ def _decode_drawn(
 
 def _by_task(
     names: Sequence[str], base: Mapping[str, Answers], drawn: BoolArray, probability: FloatArray
-) -> dict[str, Sampled]:
+) -> dict[str, Sample]:
     found, start = {}, 0
     for name in names:
         part = slice(start, start + base[name].n_items)
-        found[name] = Sampled(drawn[part].copy(), probability[part].copy())
+        found[name] = Sample(drawn[part].copy(), probability[part].copy())
         start = part.stop
     return found

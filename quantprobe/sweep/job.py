@@ -9,6 +9,7 @@ from quantprobe.run.folder import RunFolder
 from quantprobe.settings import EQUIVALENCE_MARGIN, Settings
 from quantprobe.sweep.capturing import capture_prepared, prepare
 from quantprobe.sweep.comparing import Outcome, compare_quants, read_quants
+from quantprobe.sweep.deciding import Budget
 from quantprobe.sweep.inputs import Inputs, Progress, read_measurable
 from quantprobe.sweep.recorded import digest
 
@@ -24,6 +25,8 @@ def sweep(
     kind: str | None = None,
     llama_compat: bool = False,
     margin: float = EQUIVALENCE_MARGIN,
+    decide: Budget | None = None,
+    precision: float | None = None,
 ) -> Outcome:
     """Measure quants against their base on texts and tasks; everything is kept under `run`.
 
@@ -37,5 +40,5 @@ def sweep(
     capture_prepared(prepared, capture, progress, kind=kind, n_quants=len(quants))
     return compare_quants(
         capture, quants, settings, run, progress, base_model=base, llama_compat=llama_compat, margin=margin,
-        groupings={task.given.name: task.grouping for task in prepared.tasks},
+        groupings={task.given.name: task.grouping for task in prepared.tasks}, decide=decide, precision=precision,
     )  # fmt: skip

@@ -30,6 +30,8 @@ class MeasuredText:
     def __init__(self, probe: TextProbe, llama_compat: bool = False) -> None:
         self.probe = probe
         self.rows = np.zeros(probe.n_rows, ROW_DTYPE)
+        self.decoded = np.zeros(probe.n_windows, np.bool_)
+        """`[n_windows]`: the windows whose rows are all there."""
         self._targets = probe.targets()
         self._llama_compat = llama_compat
 
@@ -38,24 +40,40 @@ class MeasuredText:
         targets = self._targets[block.row_ids]
         self.rows[block.row_ids] = base_rows.compare(stored, row_dtype, block.logits, targets, self._llama_compat)
 
-    def load(self, path: Path, key: str) -> bool:
-        """Take the rows from an earlier run; False if there are none under this key."""
-        arrays = read_arrays(path, key, (*(self.rows.dtype.names or ()), "windows"))
-        if arrays is None or len(arrays["windows"]) != self.probe.n_rows:
-            return False
-        for name in self.rows.dtype.names or ():
-            self.rows[name] = arrays[name]
-        return True
+    def missing(self) -> Int64Array:
+        """The windows that are not decoded yet."""
+        return np.flatnonzero(~self.decoded)
+
+    def load(self, path: Path, key: str) -> None:
+        """Take the rows from an earlier run, as far as it came; nothing if there are none under this key."""
+        names = self.rows.dtype.names or ()
+        arrays = read_arrays(path, key, (*names, "windows"))
+        if arrays is None:
+            return
+        decoded = np.isin(np.arange(self.probe.n_windows), arrays["windows"])
+        rows = np.repeat(decoded, self.probe.rows_per_window)
+        if int(rows.sum()) != len(arrays["windows"]):
+            return
+        for name in names:
+            self.rows[name][rows] = arrays[name]
+        self.decoded = decoded
 
     def save(self, path: Path, key: str) -> None:
-        fields = {name: self.rows[name] for name in self.rows.dtype.names or ()}
-        write_arrays(path, key, {**fields, "windows": self.probe.windows()})
+        """Keep the rows of the windows that are there."""
+        rows, windows = self._there()
+        write_arrays(path, key, {**{name: rows[name] for name in rows.dtype.names or ()}, "windows": windows})
 
     def summary(self) -> TextSummary:
-        return summarise_text(self.rows, self.probe.windows())
+        """The summary of the windows that are there."""
+        return summarise_text(*self._there())
 
     def null_control(self) -> Any:
+        self.decoded[:] = True
         return plain(self.summary())
+
+    def _there(self) -> tuple[NDArray[Any], Int32Array]:
+        kept = np.repeat(self.decoded, self.probe.rows_per_window)
+        return self.rows[kept], self.probe.windows()[kept]
 
 
 class MeasuredTask:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -25,19 +25,31 @@ from quantprobe.probes.items import TaskProbe
 from quantprobe.probes.rules import RULES
 from quantprobe.probes.text import TextProbe
 from quantprobe.run.folder import RunFolder
-from quantprobe.run.items import PairedAnswers, write_items
+from quantprobe.run.items import PairedAnswers, Sample, write_items
 from quantprobe.run.judging import AnsweredTask
 from quantprobe.run.results import Quant, TaskFacts
 from quantprobe.run.rows import read_arrays
 from quantprobe.settings import Settings, moves_logits
 from quantprobe.stats.llama_summary import LlamaStatistics, summarise_llama
+from quantprobe.stats.sequential import MIN_WINDOWS, Decision, precision_reached
 from quantprobe.stats.summary import TextSummary
+from quantprobe.sweep.deciding import DecidePlan, decide_tasks
 from quantprobe.sweep.inputs import Progress, load_model
 from quantprobe.sweep.measured import MeasuredTask, MeasuredText
 from quantprobe.sweep.recorded import digest, record_settings
 
 METRICS_VERSION = 1
 """Raised when a row metric changes its meaning: rows measured before are then measured again."""
+
+
+def window_stages(n_windows: int, in_stages: bool) -> Iterator[Int64Array]:
+    """The windows to have after each stage: half as many again each time, in a random order that is always the same."""
+    order = np.random.default_rng(0).permutation(n_windows).astype(np.int64)
+    n = MIN_WINDOWS if in_stages else n_windows
+    while n < n_windows:
+        yield order[:n]
+        n += n // 2
+    yield order
 
 
 class LazyModel:
@@ -73,6 +85,9 @@ class Measuring:
         progress: Progress,
         base_model: Path | None,
         llama_compat: bool,
+        decide: DecidePlan | None = None,
+        groupings: Mapping[str, str] | None = None,
+        precision: float | None = None,
     ) -> None:
         self.capture = capture
         self.settings = settings.with_threads()
@@ -88,6 +103,11 @@ class Measuring:
         ]
         self.llama: dict[tuple[str, str], LlamaStatistics] = {}
         self._answers: dict[str, list[tuple[PairedAnswers, tuple[Answers, Answers] | None]]] = defaultdict(list)
+        self.decide = decide
+        self.precision = precision
+        self.groupings = groupings or {}
+        self.decisions: list[Decision] = []
+        """With `decide`, the verdict of each quant compared so far."""
         self._base_rows: BaseRows | None = None
 
     def base_rows(self, info: ModelInfo) -> BaseRows:
@@ -109,8 +129,12 @@ class Measuring:
 
     def _is_measured(self, info: ModelInfo, probe: Probe) -> bool:
         path = self._rows_path(info, probe)
-        found = read_arrays(path, self._rows_key(info, probe), (), ("decoded",))
-        return found is not None and all(decoded.all() for decoded in found.values())
+        found = read_arrays(path, self._rows_key(info, probe), (), ("decoded", "windows"))
+        if found is None:
+            return False
+        if isinstance(probe, TextProbe):
+            return len(found.get("windows", ())) == probe.n_rows or self.precision is not None
+        return self.decide is not None or bool(found["decoded"].all() if "decoded" in found else True)
 
     def _n_tokens(self, probe: Probe) -> int:
         """Tokens that a model decodes for a probe; at most so many where an imported capture does not tell."""
@@ -126,14 +150,32 @@ class Measuring:
         texts: dict[str, TextSummary] = {}
         with LazyModel(info, self.settings, self.progress) as model:
             for probe in self.probes:
-                if isinstance(probe, TaskProbe):
-                    self._answers[probe.name].append(self._answer(info, self.task(model, probe)))
-                    continue
-                text = self.text(model, probe)
-                texts[probe.name] = text.summary()
-                if self.llama_compat:
-                    self.llama[info.name, probe.name] = summarise_llama(text.rows)
+                if isinstance(probe, TextProbe):
+                    text = self.text(model, probe)
+                    texts[probe.name] = text.summary()
+                    if self.llama_compat:
+                        self.llama[info.name, probe.name] = summarise_llama(text.rows)
+            self._compare_tasks(model, texts)
         return Quant(**vars(info.identity()), imatrix=info.imatrix, texts=texts)
+
+    def _compare_tasks(self, model: LazyModel, texts: Mapping[str, TextSummary]) -> None:
+        tasks = {probe.name: probe for probe in self.probes if isinstance(probe, TaskProbe)}
+        if self.decide is None or not tasks:
+            for name, probe in tasks.items():
+                self._answers[name].append(self._answer(model.info, self.task(model, probe)))
+            return
+
+        def decode(name: str, wanted: Int64Array) -> tuple[Answers, Answers]:
+            return self.task(model, tasks[name], wanted).answers()
+
+        klds = [text.kld_mean.value for text in texts.values() if text.kld_mean.value is not None]
+        base = {name: self.base_answers(model, probe) for name, probe in tasks.items()}
+        kld = max(0.0, float(np.mean(klds))) if klds else None
+        found = decide_tasks(base, self.groupings, kld, self.decide, decode)
+        self.decisions.append(found.decision)
+        for name, probe in tasks.items():
+            measured = self.task(model, probe, np.empty(0, np.int64))
+            self._answers[name].append(self._answer(model.info, measured, base[name], found.samples[name]))
 
     def answered(self, facts: Mapping[str, TaskFacts]) -> dict[str, AnsweredTask]:
         """The answers of all quants compared so far, by task."""
@@ -146,21 +188,31 @@ class Measuring:
                 )
         return found
 
-    def _answer(self, info: ModelInfo, measured: MeasuredTask) -> tuple[PairedAnswers, tuple[Answers, Answers] | None]:
+    def _answer(
+        self, info: ModelInfo, measured: MeasuredTask, base: Answers | None = None, sample: Sample | None = None
+    ) -> tuple[PairedAnswers, tuple[Answers, Answers] | None]:
         """A quant's answers under the task's rule, kept as a table, and under that of acc_norm."""
         probe = measured.probe
-        pair = PairedAnswers(*measured.answers())
-        write_items(self.run.items(info.name, probe.name), pair.base, pair.quant)
+        answers = measured.answers()
+        pair = PairedAnswers(answers[0] if base is None else base, answers[1], sample)
+        write_items(self.run.items(info.name, probe.name), pair.base, pair.quant, sample)
         norm = RULES[probe.rule].norm
-        return pair, None if norm is None else measured.answers(norm)
+        return pair, None if norm is None or sample is not None else measured.answers(norm)
 
     def text(self, model: LazyModel, probe: TextProbe) -> MeasuredText:
-        """The rows of a quant on one text."""
+        """The rows of a quant on one text; with `precision`, windows in a random order until it is reached."""
         measured = MeasuredText(probe, self.llama_compat)
         path, key = self._rows_path(model.info, probe), self._rows_key(model.info, probe)
-        if not measured.load(path, key):
-            self._decode(model, probe, measured, None)
-            measured.save(path, key)
+        measured.load(path, key)
+        for wanted in window_stages(probe.n_windows, self.precision is not None):
+            missing = np.intersect1d(measured.missing(), wanted)
+            if len(missing):
+                part, rows = probe.subset(missing)
+                self._decode(model, part, measured, rows)
+                measured.decoded[missing] = True
+                measured.save(path, key)
+            if self.precision is not None and precision_reached(measured.summary().kld_mean, self.precision):
+                break
         return measured
 
     def task(self, model: LazyModel, probe: TaskProbe, wanted: Int64Array | None = None) -> MeasuredTask:

@@ -21,7 +21,7 @@ from quantprobe.probes.questions.jsonl import write_native
 from quantprobe.probes.questions.recognise import read_questions
 from quantprobe.probes.rules import RULES
 from quantprobe.probes.templates import FORMATS, TEMPLATES
-from quantprobe.report.numbers import format_interval
+from quantprobe.report.numbers import format_net
 from quantprobe.run.items import COLUMNS, read_items
 from quantprobe.stats.estimates import Estimate
 from quantprobe.stats.power import plan as make_plan
@@ -134,8 +134,8 @@ def test_a_sweep_leaves_the_files_of_its_tasks(swept: tuple[Path, str], models: 
 def test_results_json_keeps_the_contract(document: dict[str, Any]) -> None:
     estimate = {"value", "stderr", "low", "high", "level", "n", "n_clusters", "unit"}
     estimates = ("acc", "acc_base", "acc_norm", "volume", "net", "margin_shift", "gold_prob_shift", "kld_mean")
-    others = ("rule", "drops", "leapfrogs", "wrong_to_other_wrong", "direction_index", "mcnemar_p", "holm_p", "verdict",
-              "margin", "mde", "n_items", "n_invalid")  # fmt: skip
+    others = ("rule", "drops", "leapfrogs", "wrong_to_other_wrong", "direction_index", "mcnemar_p", "adjusted_p",
+              "verdict", "margin", "mde", "n_items", "n_invalid")  # fmt: skip
     for quant in document["quants"]:
         assert list(quant["texts"]) == ["text"] and list(quant["tasks"]) == ["words", "other"]
         for task in (*quant["tasks"].values(), quant["pooled"]):
@@ -173,7 +173,7 @@ def test_tables_show_what_results_json_says(swept: tuple[Path, str], document: d
     far = document["quants"][1]["tasks"]["words"]
     [line] = [line for line in markdown.split("## Task: words")[1].split("## ")[0].splitlines() if "| tiny-Q4" in line]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[4] == format_interval(Estimate(**far["net"]), 100)
+    assert cells[4] == format_net(Estimate(**far["net"]), far["margin"])
     assert cells[5:8] == [str(far[key]) for key in ("drops", "leapfrogs", "wrong_to_other_wrong")]
     assert cells[-1].endswith(far["verdict"])
     assert far["sentence"] in markdown
@@ -218,8 +218,9 @@ def test_capture_and_compare_give_what_sweep_gives(models: Path, document: dict[
     args = ["compare", tmp_path / "b.qpc", models / "tiny-Q4_0.gguf", "-t", "1", "-o", tmp_path / "run"]
     alone = json.loads(passed(run(*args, "--margin", "0.2", "--json", "-")))
     found, known = alone["quants"][0]["tasks"]["words"], document["quants"][1]["tasks"]["words"]
-    for key in ("acc", "net", "margin_shift", "kld_mean", "drops", "leapfrogs", "mcnemar_p"):
+    for key in ("acc", "margin_shift", "kld_mean", "drops", "leapfrogs", "mcnemar_p"):
         assert found[key] == known[key]
+    assert found["net"]["value"] == known["net"]["value"], "its interval belongs to all quants of a run"
     assert found["margin"] == alone["settings"]["equivalence_margin"] == 0.2
     assert alone["quants"][0]["pooled"] is None
 

@@ -1,4 +1,4 @@
-"""The README tells the truth: its commands parse and run, its tables are the program's, its links lead somewhere."""
+"""README and docs tell the truth: commands parse and run, tables are the program's, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ NOT_RUN = {"demo", "make-task", "direction", "diff"}
 
 
 def shell_lines() -> list[str]:
-    """Every command line of the README's shell blocks, comments and continuations resolved."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+    """Every command line of the pages' shell blocks, comments and continuations resolved."""
+    texts = [TEXT, *(page.read_text(encoding="utf-8") for page in sorted((CHECKOUT / "docs").glob("*.md")))]
+    blocks = [block for text in texts for block in re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)]
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     parts = [part.strip() for line in lines for part in line.split("#")[0].split("&&")]
     return [part for part in parts if part]
@@ -65,7 +66,7 @@ def test_parsing_sees_wrong_options() -> None:
 
 @pytest.fixture
 def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder with the files that the README names, tiny."""
+    """A folder with the files that the pages name, tiny."""
     monkeypatch.chdir(tmp_path)
     # on a busy machine the threads of many small decodes wait for each other longer than they compute
     monkeypatch.setattr("quantprobe.settings.default_threads", lambda: 1)

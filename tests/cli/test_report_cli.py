@@ -39,6 +39,16 @@ def test_study_prints_tables_and_sentences_and_writes_json(run):
     assert findings["margin"] == 0.02 and findings["zones"][0]["kind"] == "noise" and len(findings["names"]) == 6
 
 
+def test_study_prints_eight_findings_and_the_rest_on_request(run, tmp_path):
+    def findings(*more):
+        printed = call(study, run, "-o", tmp_path / "s.json", *more).output
+        return printed, [line for line in printed.splitlines() if line.startswith("- ")]
+
+    (brief, few), (_, every) = findings(), findings("--details")
+    assert len(few) == 8 < len(every) and every[:8] == few
+    assert f"({len(every) - 8} more with --details)" in brief
+
+
 def test_study_json_alone_goes_to_standard_output(run, tmp_path):
     result = call(study, run, "-o", tmp_path / "s.json", "--zone", "top:3", "--json", "-")
     assert json.loads(result.stdout) == json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))

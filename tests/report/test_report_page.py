@@ -19,8 +19,8 @@ from made_run import as_cohort, estimate, fake_results
 
 from quantprobe.errors import InputError
 from quantprobe.probes.items import Question
+from quantprobe.report.answer import Answer, answer_of
 from quantprobe.report.card import format_card
-from quantprobe.report.page.answer import Answer, answer_of
 from quantprobe.report.page.data import PageData, json_block, page_data
 from quantprobe.report.page.flips import shared_flips
 from quantprobe.report.page.html import render_cohort, render_page
@@ -204,7 +204,7 @@ def test_card_is_one_table_one_picture_and_three_sentences(report: Path, run: Pa
     assert len(re.findall(r"[.] (?=[A-Z0-9])|[.]$", text.strip())) == 3
     assert "KLD is over 256 tokens of wiki" in text and "118 questions of arc, with a margin of ±1 fixed" in text
     assert all(quant["sha256"][:12] in folded for quant in results["quants"])
-    assert "n_ctx 512" in folded and "a KLD of exactly 0 and no changed answer" in folded
+    assert "n_ctx 512" in folded and "a KLD of exactly 0 over 256 rows of wiki" in folded
     assert "<script" not in card.replace("\\<", "") and not set("\x1b\u202e") & set(card)
 
 

@@ -13,8 +13,8 @@ import pytest
 from fake_run import FakeRun, ladder, write_fake_run
 from matplotlib.transforms import Bbox
 
+from quantprobe.report.answer import Standing
 from quantprobe.report.marks import MARKS, NO_MARK
-from quantprobe.report.page.answer import Standing
 from quantprobe.report.plots import gallery
 from quantprobe.report.plots.answers import change_picture, direction_picture, law_picture, tasks_picture
 from quantprobe.report.plots.style import house_style, new_figure, place_labels, write_picture

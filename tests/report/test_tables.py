@@ -20,7 +20,7 @@ from quantprobe.errors import InputError
 from quantprobe.files import write_text
 from quantprobe.report.finish import results_markdown, write_run
 from quantprobe.report.highlights import highlights
-from quantprobe.report.names import ShortNames, cohort_names, join_words, short_names
+from quantprobe.report.names import ShortNames, cohort_names, join_words, shared_start
 from quantprobe.report.notes import format_settings, null_sentences, warnings
 from quantprobe.report.numbers import format_estimate, format_interval, format_plain, format_size
 from quantprobe.report.tables.cells import Cell, Column, Table
@@ -114,7 +114,8 @@ def test_sizes_name_both_units() -> None:
     ],
 )
 def test_names_lose_what_all_share(names: list[str], base: str, short: list[str]) -> None:
-    assert short_names(names, base) == short
+    named = ShortNames(shared_start(names, base))
+    assert [named(name) for name in names] == short
 
 
 def test_the_title_says_what_names_lack() -> None:

@@ -5,7 +5,8 @@ import pytest
 from scipy import special
 
 from quantprobe.errors import InputError
-from quantprobe.stats.design import CLUSTERS, UNGROUPED, item_design
+from quantprobe.probes.grouping import CLUSTERS, UNGROUPED
+from quantprobe.stats.design import item_design
 from quantprobe.stats.estimates import Estimate
 from quantprobe.stats.paired import BETTER, EQUIVALENT, NOT_SEPARABLE, WORSE, net_interval
 from quantprobe.stats.sampling import decode_probabilities

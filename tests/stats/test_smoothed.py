@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 from quantprobe.errors import InputError
-from quantprobe.stats.design import UNGROUPED, item_design
+from quantprobe.probes.grouping import UNGROUPED
+from quantprobe.stats.design import item_design
 from quantprobe.stats.sampling import decode_probabilities
 from quantprobe.stats.smoothed import smoothed_change, smoothed_changes
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantprobe.cli.shared.decide_options import decide_options
 from quantprobe.cli.shared.model_args import find_quants
 from quantprobe.cli.shared.options import (
     PathType,
@@ -22,6 +23,9 @@ from quantprobe.cli.shared.progress import open_progress
 from quantprobe.cli.shared.run_files import finish_run
 from quantprobe.cli.shared.settings_options import changed_settings_options
 from quantprobe.settings import FACTS, SETTINGS
+
+if TYPE_CHECKING:
+    from quantprobe.sweep import Budget
 
 
 @click.command(short_help="Compare quants with a captured base.")
@@ -38,6 +42,7 @@ from quantprobe.settings import FACTS, SETTINGS
 @click.option("--allow-settings-change", is_flag=True, hidden=True, help="Older form of --allow, for every setting.")
 @llama_compat_option
 @equivalence_margin_option
+@decide_options
 @changed_settings_options
 @details_option
 @json_option
@@ -50,6 +55,8 @@ def compare(
     allow_settings_change: bool,
     llama_compat: bool,
     margin: float,
+    decide: Budget | None,
+    precision: float | None,
     changes: Mapping[str, Any],
     details: bool,
     json_path: str | None,
@@ -82,5 +89,7 @@ def compare(
                 allow=(*SETTINGS, *FACTS) if allow_settings_change else allow,
                 llama_compat=llama_compat,
                 margin=margin,
+                decide=decide,
+                precision=precision,
             )
         finish_run(outcome.results, run, output, details, outcome.llama)

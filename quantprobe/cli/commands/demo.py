@@ -48,7 +48,7 @@ def demo(out: Path, model: Path | None, margin: float, details: bool, json_path:
       quantprobe demo --out /tmp/demo --model my-model-F16.gguf
     """
     from quantprobe.settings import Settings
-    from quantprobe.sweep import Inputs, TaskInput, TextInput
+    from quantprobe.sweep import Budget, Inputs, TaskInput, TextInput
     from quantprobe.sweep import sweep as run_sweep
 
     source = find_base(model) if model is not None else find_smollm2()
@@ -58,8 +58,9 @@ def demo(out: Path, model: Path | None, margin: float, details: bool, json_path:
     with open_output(json_path) as output:
         with open_progress() as progress:
             base, quants = make_models(source, out, model is None, progress)
-            outcome = run_sweep(base, quants, inputs, Settings(), out / "run", progress, margin=margin)
+            outcome = run_sweep(base, quants, inputs, Settings(), out / "run", progress, margin=margin, decide=Budget())
         finish_run(outcome.results, out / "run", output, details)
+        output.say(f"Open {out / 'run' / 'report' / 'report.html'} in a browser.")
         if model is None:
             output.say(
                 "This base is itself a Q4_1 file, restored to F16: the tables show how quantprobe works, not how well "

@@ -38,7 +38,7 @@ def study(
     \b
     Examples:
       quantprobe study smollm2.run
-      quantprobe study mine.run imported.run --equivalence-margin 2% --zone noise
+      quantprobe study mine.run imported.run --equivalence-margin 2% --zone bpw:4-6.5
     """
     from quantprobe.report.terminal import describe_study
     from quantprobe.run.json_text import plain, write_json

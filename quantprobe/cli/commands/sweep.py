@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from quantprobe.cli.shared.decide_options import decide_options
 from quantprobe.cli.shared.model_args import find_base, find_quants
 from quantprobe.cli.shared.options import (
     PathType,
@@ -24,7 +25,7 @@ from quantprobe.cli.shared.settings_options import settings_options
 
 if TYPE_CHECKING:
     from quantprobe.settings import Settings
-    from quantprobe.sweep import Inputs
+    from quantprobe.sweep import Budget, Inputs
 
 
 @click.command(short_help="Measure quants against their base: the main command.")
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     help="How the base's rows are stored.  [default: hidden if exact]",
 )
 @equivalence_margin_option
+@decide_options
 @settings_options
 @details_option
 @json_option
@@ -48,6 +50,8 @@ def sweep(
     run: Path | None,
     kind: str | None,
     margin: float,
+    decide: Budget | None,
+    precision: float | None,
     settings: Settings,
     details: bool,
     json_path: str | None,
@@ -63,6 +67,7 @@ def sweep(
       quantprobe sweep model-BF16.gguf model-Q4_K_M.gguf model-Q8_0.gguf \\
           --text wiki=wiki.test.raw --text code=code.txt --chunks 100 -ngl all -o run
       quantprobe sweep model-BF16.gguf quants/ --task arc=ARC-Challenge.jsonl --task mmlu/ --few-shot 5
+      quantprobe sweep model-BF16.gguf quants/ --text wiki.test.raw --task mmlu/ --decide --budget 20m
     """
     from quantprobe import sweep as job
     from quantprobe.gguf.parts import model_name
@@ -74,6 +79,16 @@ def sweep(
         with open_progress() as progress:
             compat = inputs.llama_compat
             outcome = job.sweep(
-                base, files, inputs, settings, run, progress, kind=kind, llama_compat=compat, margin=margin
-            )
+                base,
+                files,
+                inputs,
+                settings,
+                run,
+                progress,
+                kind=kind,
+                llama_compat=compat,
+                margin=margin,
+                decide=decide,
+                precision=precision,
+            )  # fmt: skip
         finish_run(outcome.results, run, output, details, outcome.llama)

@@ -18,11 +18,14 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 if TYPE_CHECKING:
     from quantprobe.sweep.inputs import Progress as Reporter
 
+WIDE = 110
+"""Cells of a terminal that has room for the time elapsed and a long bar."""
 TOKENS = "tok"
 """Unit of the stages that decode: those are the jobs of the whole run."""
 
@@ -100,7 +103,7 @@ class AmountColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         if "jobs" in task.fields:
             done, total = task.fields["jobs"]
-            return Text(f"{done}/{total} jobs")
+            return Text(f"{done}/{total} jobs", no_wrap=True)
         unit, scale, digits = task.fields["unit"], 1.0, 0
         if unit == "B":
             unit, scale, digits = "GB", 1e9, 2
@@ -125,13 +128,16 @@ def open_progress(console: Console | None = None) -> Iterator[Reporter]:
     if not console.is_terminal:
         yield NotesOnly(console)
         return
-    columns = (
+    # of the amounts, the times and the bar nothing is cut; the label gives way
+    wide = console.width >= WIDE
+    label = Column(no_wrap=True, overflow="ellipsis", max_width=max(console.width - (80 if wide else 52), 12))
+    columns: list[ProgressColumn] = [
         SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        TextColumn("{task.description}", markup=False, table_column=label),
+        BarColumn(bar_width=30 if wide else 10),
         AmountColumn(),
-        TimeElapsedColumn(),
+        *([TimeElapsedColumn()] if wide else []),
         LeftColumn(),
-    )
+    ]
     with Progress(*columns, console=console, transient=True) as bars:
         yield TerminalProgress(bars)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from quantprobe.report.answer import WORSE, Answer, Standing
 from quantprobe.report.marks import mark_of
 from quantprobe.report.numbers import MISSING, format_interval, format_plain
-from quantprobe.report.page.answer import WORSE, Answer, Standing
 from quantprobe.run.cohort import Cohort
 
 N_SHOWN = 2

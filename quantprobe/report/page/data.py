@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quantprobe.gguf.model import ImatrixInfo
+from quantprobe.report.answer import Standing, margin_of, standings
 from quantprobe.report.marks import MARKS, mark_of
 from quantprobe.report.numbers import MISSING, format_estimate, format_interval, format_plain, format_size
-from quantprobe.report.page.answer import Standing, margin_of, standings
 from quantprobe.report.printable import printable
 from quantprobe.report.tables.tasks import POOLED
 from quantprobe.run.cohort import Cohort

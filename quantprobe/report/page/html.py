@@ -13,10 +13,10 @@ from jinja2 import Environment
 from markupsafe import Markup, escape
 
 import quantprobe
+from quantprobe.report.answer import Answer, Fold, answer_of, finding_folds, margin_of, n_questions
 from quantprobe.report.marks import MARKS, NO_MARK
 from quantprobe.report.names import ShortNames, cohort_names
 from quantprobe.report.notes import format_setting
-from quantprobe.report.page.answer import Answer, Fold, answer_of, finding_folds, margin_of, n_questions
 from quantprobe.report.page.cards import CardBlock, card_blocks
 from quantprobe.report.page.data import PageData, file_name, json_block, page_data
 from quantprobe.report.page.flips import SharedFlip, shared_flips

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from quantprobe.report.answer import quant_labels
 from quantprobe.report.names import cohort_names, join_words
-from quantprobe.report.notes import warnings
-from quantprobe.report.numbers import format_plain
-from quantprobe.report.page.answer import quant_labels, uncontrolled
+from quantprobe.report.notes import null_sentences, warnings
 from quantprobe.run.cohort import Cohort
-from quantprobe.run.floor import task_floor
 
 
 def reading_notes(cohort: Cohort) -> list[str]:
@@ -26,23 +24,7 @@ def reading_notes(cohort: Cohort) -> list[str]:
             "Change is leapfrogs (wrong to right) minus drops (right to wrong), in points of accuracy. Volume is their "
             "sum, in percent of the questions."
         )
-    return [*notes, *_floor_notes(cohort), *warnings(cohort, cohort_names(cohort)), *_missing(cohort)]
-
-
-def _floor_notes(cohort: Cohort) -> list[str]:
-    floors = {text: cohort.floor(text) for text in cohort.texts}
-    flips = {task: task_floor(cohort.null_control, task) for task in cohort.tasks}
-    shown = [f"{text} {format_plain(floor)} nats" for text, floor in floors.items() if floor]
-    shown += [f"{task} {count} changed answers" for task, count in flips.items() if count]
-    exact = ["a KLD of exactly 0"] if 0 in floors.values() else []
-    exact += ["no changed answer"] if 0 in flips.values() else []
-    without = uncontrolled(cohort)
-    notes = [f"The base against its own capture shows {join_words(exact)}."] if exact and not shown else []
-    if shown:
-        notes.append(f"The base against its own capture shows: {join_words(shown)}. Nothing at or below that counts.")
-    if without:
-        notes.append(f"No null control on {join_words(without)}: small differences there may be the instrument's own.")
-    return notes
+    return [*notes, *null_sentences(cohort), *warnings(cohort, cohort_names(cohort)), *_missing(cohort)]
 
 
 def _missing(cohort: Cohort) -> list[str]:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from quantprobe.names import safe_name
+from quantprobe.report.answer import quant_labels
 from quantprobe.report.numbers import MISSING
-from quantprobe.report.page.answer import quant_labels
 from quantprobe.report.page.data import file_name, imatrix_text
 from quantprobe.report.tables.cells import Cell, Column, Table, count_cell, plain_cell, text_cell
 from quantprobe.run.cohort import Cohort

@@ -13,8 +13,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import Bbox
 
 from quantprobe.arrays import FloatArray
+from quantprobe.report.answer import Standing
 from quantprobe.report.marks import mark_of
-from quantprobe.report.page.answer import Standing
 from quantprobe.report.plots.style import (
     BAND,
     LINE,

@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike
 from quantprobe.arrays import BoolArray, FloatArray
 from quantprobe.errors import InputError
 from quantprobe.names import safe_name
+from quantprobe.report.answer import quant_labels
 from quantprobe.report.marks import pareto_members
 from quantprobe.report.numbers import format_plain
-from quantprobe.report.page.answer import quant_labels
 from quantprobe.report.plots.style import (
     LINE,
     NEAR,

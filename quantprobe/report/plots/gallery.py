@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from quantprobe.report.page.answer import answer_of, margin_of, n_questions, quant_labels, standings
+from quantprobe.report.answer import answer_of, margin_of, n_questions, quant_labels, standings
 from quantprobe.report.plots.answers import change_picture, direction_picture, law_picture, tasks_picture
 from quantprobe.report.plots.fidelity import has_size_picture, size_picture
 from quantprobe.report.plots.style import Picture

@@ -28,13 +28,12 @@ BLANK = Cell("", None)
 
 @dataclass(frozen=True)
 class Column:
-    """One column; `group` names the text or task that it belongs to, empty for those of the quant itself."""
+    """One column."""
 
     title: str
     unit: str = ""
-    group: str = ""
     priority: int = 1
-    """Narrow terminals drop the column of the largest number first; 1 is never dropped."""
+    """Narrow terminals drop the column of the largest number first."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,6 @@ class Table:
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(column.group for column in self.columns if column.group))
 
     def only(self, places: Sequence[int]) -> Table:
         """The same table with these columns, in this order."""

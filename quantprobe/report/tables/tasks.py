@@ -61,7 +61,7 @@ NAME: Field[TaskRow] = Field(Column("Quant"), lambda row: text_cell(row.name))
 SIZE: Field[TaskRow] = Field(Column("Size", "GB", priority=4), lambda row: size_cell(row.model))
 ACC = _field("acc", 2, share_cell)
 ACC_NORM = _field("acc_norm", 10, share_cell)
-NET = Field(quantity_column(task_quantity("net"), 1, "pp"), lambda row: net_cell(row.summary))
+NET: Field[TaskRow] = Field(quantity_column(task_quantity("net"), 1, "pp"), lambda row: net_cell(row.summary))
 DROPS = _field("drops", 3, count_cell)
 LEAPFROGS = _field("leapfrogs", 3, count_cell)
 OTHER_WRONG = _field("wrong_to_other_wrong", 9, count_cell)
@@ -93,7 +93,7 @@ def overview_table(cohort: Cohort, names: ShortNames = WHOLE) -> Table:
     """Single tasks side by side: the net change (pp) on each, behind the sign of its verdict."""
 
     def field(task: str, priority: int) -> Field[Quant]:
-        return Field(Column(task, "pp", task, priority), lambda quant: _overview_cell(quant.tasks.get(task)))
+        return Field(Column(task, "pp", priority), lambda quant: _overview_cell(quant.tasks.get(task)))
 
     name: Field[Quant] = Field(Column("Quant"), lambda quant: text_cell(names(quant.name)))
     fields = [name, *(field(task, number) for number, task in enumerate(cohort.tasks, 2))]

@@ -136,9 +136,9 @@ def n_questions(cohort: Cohort) -> int:
 def finding_folds(findings: Findings | None) -> tuple[Fold, ...]:
     """The study's findings, most important first: a headline each, and what is folded under it."""
     return tuple(
-        Fold(printable(str(sentence)), tuple(printable(detail) for detail in getattr(sentence, "details", ())))
+        Fold(printable(sentence.headline), tuple(printable(detail) for detail in sentence.details))
         for sentence in (findings.sentences if findings is not None else ())
-        if getattr(sentence, "kind", "") != "recommendation"  # the card has it
+        if sentence.kind != "recommendation"  # the card has it
     )
 
 
