@@ -1,7 +1,7 @@
 """Estimates: a value with its uncertainty, clustered where neighbours are not independent.
 
-The interval of a mean is a t interval on the cluster-robust standard error (CR2, Bell and McCaffrey 2002), which for
-one row per cluster is the ordinary s / sqrt(n). Transforms (exp, square root) carry
+The interval of a mean is a t interval on the cluster-robust standard error (CR2, Bell and McCaffrey 2002) within
+strata, which for one row per cluster and one stratum is the ordinary s / sqrt(n). Transforms (exp, square root) carry
 the ends of the interval over and the standard error by the delta method.
 """
 
@@ -10,12 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeAlias
 
 import numpy as np
 from scipy import special
 
 from quantprobe.arrays import BoolArray, FloatArray, Int32Array, Int64Array
 from quantprobe.errors import InputError
+from quantprobe.stats.design import ItemDesign, as_design
+
+Grouping: TypeAlias = ItemDesign | Int32Array | Int64Array
+"""How values belong together: a design, or the cluster number of each, `[n]`."""
+
+MIN_DESIGN_EFFECT = 0.05
+"""A variance smaller than this part of a simple random sample's is an accident: with few clusters, changes may cancel
+within every one. Without a floor an interval of width 0 can happen; with .5, intervals of 3 clusters cover 99 to 100 %
+instead of 95 to 97."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +38,13 @@ class Estimate:
     """
 
     value: float | None
-    stderr: float | None
-    low: float | None
-    high: float | None
-    level: float
-    n: int
-    n_clusters: int
-    unit: str
+    stderr: float | None = None
+    low: float | None = None
+    high: float | None = None
+    level: float = 0.95
+    n: int = 0
+    n_clusters: int = 0
+    unit: str = ""
 
     def to_dict(self) -> dict[str, float | int | str | None]:
         return asdict(self)
@@ -67,34 +77,63 @@ class ClusterMean:
         return Estimate(self.mean, self.stderr, low, high, level, self.n, self.n_clusters, unit)
 
 
+def part_of(grouping: Grouping, mask: BoolArray) -> Grouping:
+    """The grouping of the values where `mask` is true."""
+    return grouping.keep(mask) if isinstance(grouping, ItemDesign) else grouping[mask]
+
+
 def effective_clusters(clusters: Int32Array | Int64Array) -> float:
     """n^2 / sum(n_g^2): the number of clusters of equal size that would tell as much; 0 for no items."""
     sizes = np.unique(clusters, return_counts=True)[1].astype(np.float64)
     return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(sizes) else 0.0
 
 
-def cluster_mean(values: FloatArray, clusters: Int32Array | Int64Array) -> ClusterMean:
-    """Mean of `[n_items]` float64 values and its cluster-robust standard error.
+def cluster_mean(values: FloatArray, grouping: Grouping) -> ClusterMean:
+    """Mean of `[n]` float64 values, its standard error within strata and between clusters, and its degrees of freedom.
 
-    stderr^2 = sum_g e_g^2 / (1 - n_g / n) / n^2 with e_g the sum of the residuals of cluster g (the CR2 estimate of
-    Bell and McCaffrey, 2002, for a mean), with `effective_clusters` - 1 degrees of freedom. With clusters of one
-    item this is the ordinary t statistic: s^2 / n and n - 1. Raises `InputError` for no values or one that is
-    not finite: who calls counts and leaves those out.
+    With w = n_g / n_h the share of cluster g in its stratum h and e_g the sum of its residuals from the stratum's mean,
+    stderr^2 = sum_h V_h / n^2, V_h = sum_g e_g^2 / (1 - w): CR2 of Bell and McCaffrey (2002) for a mean. A stratum has
+    1 / (sum w^2 (1 - 2w) / (1 - w)^2 + (sum w^2 / (1 - w))^2) degrees of freedom, theirs for independent values, which
+    is the number of clusters less one where sizes are equal; strata are joined by Satterthwaite's rule. Lone clusters
+    of strata: see `design`. With clusters of one value in one stratum this is the ordinary t statistic.
+
+    Coverage at 95 % of 3 to 57 clusters with correlations of 0 to .5 inside: 94 to 96 % with equal sizes, 94 to 98 %
+    with sizes from 5 to 60 or one cluster as large as all others. Raises `InputError` for no values or one that is not
+    finite: who calls counts and leaves those out.
     """
     if len(values) == 0 or not np.isfinite(values).all():
         raise InputError(f"a mean needs finite values; {len(values)} given, not all finite or none at all")
-    codes = np.unique(clusters, return_inverse=True)[1]
-    sizes = np.bincount(codes).astype(np.float64)
-    n, n_clusters = len(values), len(sizes)
+    design = as_design(grouping)
+    n, sizes = len(values), np.bincount(design.clusters).astype(np.float64)
     mean = float(np.mean(values))
-    if n_clusters < 2:
-        return ClusterMean(mean, None, 0.0, n, n_clusters)
-    residuals = np.bincount(codes, weights=values - mean)
-    variance = float((residuals**2 / (1 - sizes / n)).sum()) / n**2
-    return ClusterMean(mean, variance**0.5, effective_clusters(clusters) - 1, n, n_clusters)
+    if len(sizes) < 2:
+        return ClusterMean(mean, None, 0.0, n, len(sizes))
+    home = np.zeros(len(sizes), np.int64)
+    home[design.clusters] = design.strata
+    n_strata = design.n_strata
+    home[np.bincount(home)[home] < 2] = n_strata  # lone clusters are measured together
+    totals = np.append(np.bincount(design.strata, minlength=n_strata), n).astype(np.float64)
+    centres = np.append(np.bincount(design.strata, weights=values, minlength=n_strata) / totals[:-1], mean)
+    share = sizes / totals[home]
+    residuals = np.bincount(design.clusters, weights=values - centres[home[design.clusters]])
+    variance, weight, first, second = (
+        np.bincount(home, weights=part, minlength=n_strata + 1)
+        for part in (
+            residuals**2 / (1 - share),
+            share,
+            share**2 * (1 - 2 * share) / (1 - share) ** 2,
+            share**2 / (1 - share),
+        )
+    )
+    used = weight > 0
+    dof = weight[used] ** 2 / (first[used] + second[used] ** 2)
+    variance = variance[used]
+    total = float(variance.sum())
+    joint = total**2 / float((variance**2 / dof).sum()) if total > 0 else float(dof.sum())
+    return ClusterMean(mean, total**0.5 / n, joint, n, len(sizes))
 
 
-def mean_estimate(values: FloatArray, clusters: Int32Array | Int64Array, unit: str, level: float = 0.95) -> Estimate:
+def mean_estimate(values: FloatArray, clusters: Grouping, unit: str, level: float = 0.95) -> Estimate:
     """The mean over all rows, rows of one cluster being allowed to depend on each other.
 
     Error and degrees of freedom are those of `cluster_mean`. One cluster gives a value without uncertainty, no rows
@@ -103,7 +142,7 @@ def mean_estimate(values: FloatArray, clusters: Int32Array | Int64Array, unit: s
     Parameters
     ----------
     values : `[n]` float64, finite
-    clusters : `[n]` integers
+    clusters : `[n]` integers, or a design
         Equal numbers belong together.
     unit : str
         What `value` is measured in.
@@ -125,10 +164,10 @@ def mean_estimate(values: FloatArray, clusters: Int32Array | Int64Array, unit: s
     return cluster_mean(values, clusters).estimate(unit, level)
 
 
-def fraction_estimate(flags: BoolArray, clusters: Int32Array | Int64Array, level: float = 0.95) -> Estimate:
+def fraction_estimate(flags: BoolArray, clusters: Grouping, level: float = 0.95) -> Estimate:
     """The fraction of true flags (0 to 1), with a Wilson interval on the effective number of rows.
 
-    The design effect d is the clustered variance over that of independent rows, at least 1; Wilson's score interval is
+    The design effect d is the variance of the design over that of independent rows; Wilson's score interval is
     taken with n / d rows and the t quantile in place of the normal one (Dean and Pagano 2015 compare such
     intervals). It stays inside [0, 1] and has a width also where all flags agree.
 
@@ -146,7 +185,7 @@ def fraction_estimate(flags: BoolArray, clusters: Int32Array | Int64Array, level
         return Estimate(fraction, None, None, None, level, mean.n, mean.n_clusters, "fraction")
     n_effective = float(mean.n)
     if 0.0 < fraction < 1.0:
-        n_effective = mean.n / max(1.0, stderr**2 * (mean.n - 1) / (fraction * (1.0 - fraction)))
+        n_effective = mean.n / max(MIN_DESIGN_EFFECT, stderr**2 * (mean.n - 1) / (fraction * (1.0 - fraction)))
     low, high = _wilson_interval(fraction, n_effective, float(special.stdtrit(mean.dof, 0.5 + 0.5 * level)))
     stderr = stderr if 0.0 < fraction < 1.0 else None
     return Estimate(fraction, stderr, low, high, level, mean.n, mean.n_clusters, "fraction")
@@ -164,7 +203,7 @@ def exponential(estimate: Estimate, unit: str) -> Estimate:
     return Estimate(value, stderr, low, high, estimate.level, estimate.n, estimate.n_clusters, unit)
 
 
-def rms_estimate(values: FloatArray, clusters: Int32Array | Int64Array, unit: str, level: float = 0.95) -> Estimate:
+def rms_estimate(values: FloatArray, clusters: Grouping, unit: str, level: float = 0.95) -> Estimate:
     """The root of the mean square, from `mean_estimate` of the squares.
 
     stderr = stderr(mean square) / (2 rms) by the delta method (0 where all values are 0); the interval is the root of
@@ -200,9 +239,10 @@ def geometric_mean(values: FloatArray) -> float | None:
     return math.exp(float(np.mean(np.log(values))))
 
 
-def _check_clustered(values: FloatArray | BoolArray, clusters: Int32Array | Int64Array, level: float) -> None:
-    if values.ndim != 1 or values.shape != clusters.shape:
-        raise InputError(f"{values.shape} values and {clusters.shape} cluster numbers; expected one cluster per value")
+def _check_clustered(values: FloatArray | BoolArray, clusters: Grouping, level: float) -> None:
+    numbers = clusters.clusters if isinstance(clusters, ItemDesign) else clusters
+    if values.ndim != 1 or values.shape != numbers.shape:
+        raise InputError(f"{values.shape} values and {numbers.shape} cluster numbers; expected one cluster per value")
     if not 0.0 < level < 1.0:
         raise InputError(f"a confidence level of {level} is not between 0 and 1; use for example 0.95")
     if not np.all(np.isfinite(values)):

@@ -3,6 +3,9 @@
 Normal approximation to McNemar's test (Connor, Biometrics 43, 1987): n = ((z_a sqrt(p) + z_b sqrt(p - d^2)) / d)^2 with
 churn p (the share of items whose correctness changes), effect d (the net change), z_a at 1 - alpha / 2 and z_b at the
 power. The exact test reaches a little less than the power asked for, because its level is below alpha.
+
+Verdicts are read off two-sided intervals at level 1 - alpha, so an interval that must end above -margin does so with a
+one-sided error of alpha / 2. In a report of several quants alpha is the alpha* of their simultaneous intervals.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from dataclasses import dataclass
 from scipy import special
 
 from quantprobe.errors import InputError
+from quantprobe.stats.paired import share_interval
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,17 @@ def mde(n: float, churn: float, alpha: float = 0.05, power: float = 0.8) -> floa
     return min(1.0, (z_a * math.sqrt(n * p) + root) / (n + z_b**2))
 
 
+def volume_bound(volume: float, n: float, confidence: float = 0.95) -> float:
+    """One-sided upper bound (Wilson) of a volume observed in n items; 2.7 / n at 95 % where nothing changed."""
+    return float(share_interval(volume * n, n, 2 * confidence - 1)[1])
+
+
 def observed_mde(n: float, volume: float, alpha: float = 0.05, power: float = 0.8) -> float:
-    """`mde` at an observed volume, which is not believed below `min_drops` / n.
+    """`mde` at an observed volume: at its one-sided 80 % upper bound, and at `min_drops` / n at least.
 
     No change seen in 100 items does not mean that a change of any size would have been found.
     """
-    return mde(n, min(1.0, max(volume, min_drops(alpha) / n)), alpha, power)
+    return mde(n, min(1.0, max(volume_bound(volume, n, 0.8), min_drops(alpha) / n)), alpha, power)
 
 
 def items_to_detect(effect: float, churn: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
@@ -88,9 +97,18 @@ def items_for_equivalence(margin: float, churn: float, alpha: float = 0.05, powe
 def items_to_settle(margin: float, churn: float, alpha: float = 0.05, power: float = 0.8) -> int:
     """Items after which `not separable` is unlikely: a change of `margin` is found, and no change is shown equivalent.
 
-    The larger of the two needs; each is met with the power asked for.
+    The larger of the two needs; each is met with the power asked for, by a two-sided interval at level 1 - alpha.
     """
-    return max(items_to_detect(margin, churn, alpha, power) or 0, items_for_equivalence(margin, churn, alpha, power))
+    inside = items_for_equivalence(margin, churn, alpha / 2, power)
+    return max(items_to_detect(margin, churn, alpha, power) or 0, inside)
+
+
+def round_up(n: int) -> int:
+    """To two digits; a plan is no more precise."""
+    step = 1
+    while n >= 100 * step:
+        step *= 10
+    return -(-n // step) * step
 
 
 def min_drops(alpha: float = 0.05) -> int:
@@ -103,8 +121,9 @@ def plan(
 ) -> Plan:
     """What `n` items can tell before they are run.
 
-    With `n_quants` in the table the worst case of Holm is planned for: alpha / n_quants for the tests of a change;
-    equivalence is not corrected. Raises `InputError` for numbers outside their range.
+    With `n_quants` in the report every interval is planned at alpha / n_quants (Bonferroni): the worst case, quants
+    that have nothing in common. The report itself corrects less where its quants move together (`simultaneous`).
+    Raises `InputError` for numbers outside their range.
     """
     if n_quants < 1:
         raise InputError(f"{n_quants} quants cannot be planned for; give at least one")
@@ -120,8 +139,8 @@ def plan(
         mde=smallest,
         detectable=smallest <= churn,
         n_to_detect=items_to_detect(margin, churn, corrected, power),
-        n_to_show_noninferior=items_for_noninferiority(margin, churn, alpha, power),
-        n_to_show_equivalent=items_for_equivalence(margin, churn, alpha, power),
+        n_to_show_noninferior=items_for_noninferiority(margin, churn, corrected / 2, power),
+        n_to_show_equivalent=items_for_equivalence(margin, churn, corrected / 2, power),
         min_drops=min_drops(corrected),
     )
 

@@ -7,21 +7,26 @@ from collections.abc import Sequence
 import numpy as np
 
 from quantprobe.arrays import BoolArray, Int64Array
-from quantprobe.stats.clusters import cluster_mean
+from quantprobe.stats.design import ItemDesign, as_design
+from quantprobe.stats.estimates import cluster_mean
 from quantprobe.stats.paired import holm, mcnemar_p
 
 
-def separable_pairs(correct: BoolArray, clusters: Int64Array, alpha: float) -> BoolArray:
-    """Which rows of `[n_rows, n_items]` differ, `[n_rows, n_rows]`, at Holm-corrected alpha over all pairs."""
+def separable_pairs(correct: BoolArray, grouping: ItemDesign | Int64Array, alpha: float) -> BoolArray:
+    """Which rows of `[n_rows, n_items]` differ, `[n_rows, n_rows]`, at Holm-corrected alpha over all pairs.
+
+    Exact McNemar; where items are clustered the larger of its p and that of the t test over the design.
+    """
+    design = as_design(grouping)
     right = correct.astype(np.float32)  # counts below 2^24 are exact
     both, totals = right @ right.T, right.sum(1)
     only = (totals[:, None] - both).astype(np.int64)
     upper = np.triu_indices(len(correct), 1)
     p = mcnemar_p(only[upper], only.T[upper])
-    if len(np.unique(clusters)) < correct.shape[1]:
+    if design.has_clusters:
         for at in np.flatnonzero(p * len(p) <= 1):  # the t test can only raise a p, and the others stay above alpha
             i, j = upper[0][at], upper[1][at]
-            grouped = cluster_mean(correct[i].astype(np.float64) - correct[j], clusters).p_value
+            grouped = cluster_mean(correct[i].astype(np.float64) - correct[j], design).p_value
             p[at] = max(p[at], grouped or 0.0)
     separable = np.zeros(only.shape, np.bool_)
     separable[upper] = holm(p) <= alpha

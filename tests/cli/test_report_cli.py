@@ -39,6 +39,16 @@ def test_study_prints_tables_and_sentences_and_writes_json(run):
     assert findings["margin"] == 0.02 and findings["zones"][0]["kind"] == "noise" and len(findings["names"]) == 6
 
 
+def test_study_prints_eight_findings_and_the_rest_on_request(run, tmp_path):
+    def findings(*more):
+        printed = call(study, run, "-o", tmp_path / "s.json", *more).output
+        return printed, [line for line in printed.splitlines() if line.startswith("- ")]
+
+    (brief, few), (_, every) = findings(), findings("--details")
+    assert len(few) == 8 < len(every) and every[:8] == few
+    assert f"({len(every) - 8} more with --details)" in brief
+
+
 def test_study_json_alone_goes_to_standard_output(run, tmp_path):
     result = call(study, run, "-o", tmp_path / "s.json", "--zone", "top:3", "--json", "-")
     assert json.loads(result.stdout) == json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))
@@ -74,7 +84,7 @@ def test_import_of_logs_and_of_a_csv_can_be_studied(tmp_path):
     log.write_text("1\t100.00000000\n2\t50.00000000\n3\t66.66666667\n")
     base.write_text("1\t100.00000000\n2\t100.00000000\n3\t100.00000000\n")
     result = call(import_results, "-o", tmp_path / "h.run", "--task", "hella", "--base-log", base, log)
-    assert "Imported 1 quants" in result.output and "by itself only" in result.output
+    assert "Imported 1 quants" in result.output and "only be studied by itself" in result.output
     entry = json.loads((tmp_path / "h.run" / "results.json").read_text(encoding="utf-8"))["quants"][0]
     assert entry["name"] == "Q4_K_M" and entry["tasks"]["hella"]["drops"] == 1
     (tmp_path / "k.csv").write_text("model_name,Mean KLD_mean,Median KLD\nA,0.1,0.05\nB,0.2,0.1\nC,0.3,0.2\n")

@@ -5,11 +5,14 @@ import pytest
 from scipy import stats
 
 from quantprobe.errors import InputError
-from quantprobe.stats.clusters import cluster_bootstrap, cluster_mean, effective_clusters, item_clusters
-
-
-def ratio(sums: np.ndarray) -> np.ndarray:
-    return sums[:, 0] / sums[:, 1]
+from quantprobe.stats.clusters import (
+    cluster_mean,
+    effective_clusters,
+    item_clusters,
+    mean_of_known,
+    ratio_of_known,
+)
+from quantprobe.stats.design import item_design
 
 
 def test_without_groups_it_is_the_one_sample_t_test() -> None:
@@ -36,16 +39,47 @@ def test_effective_clusters() -> None:
     assert effective_clusters(np.array([], dtype=np.int64)) == 0
 
 
-def test_item_clusters_need_enough_groups() -> None:
-    many = item_clusters([f"g{i % 10}" for i in range(50)])
-    assert len(np.unique(many)) == 10
-    assert many[0] == many[10] != many[1]
-    few = item_clusters([f"g{i % 4}" for i in range(50)])
-    assert len(np.unique(few)) == 50, "four groups cannot carry an error of their own"
-    lopsided = item_clusters(["big"] * 1000 + [f"g{i}" for i in range(10)])
-    assert len(np.unique(lopsided)) == 1010
+def test_every_named_group_is_a_cluster_however_few() -> None:
+    assert len(np.unique(item_clusters([f"g{i % 10}" for i in range(50)]))) == 10
+    assert len(np.unique(item_clusters([f"g{i % 3}" for i in range(50)]))) == 3
     mixed = item_clusters([f"g{i % 10}" for i in range(50)] + ["", ""])
     assert len(np.unique(mixed)) == 12, "an item without a group is its own cluster"
+
+
+def test_degrees_of_freedom_are_bell_and_mccaffreys() -> None:
+    sizes = np.array([3, 5, 12, 40])
+    clusters = np.repeat(np.arange(4), sizes)
+    n, share = sizes.sum(), sizes / sizes.sum()
+    # v = A e for independent errors: the eigenvalues of A A' give Satterthwaite's degrees of freedom
+    membership = (clusters == np.arange(4)[:, None]).astype(float)
+    a = (membership - share[:, None]) / np.sqrt(1 - share)[:, None] / n
+    lambdas = np.linalg.eigvalsh(a @ a.T)
+    values = np.random.default_rng(3).normal(size=n)
+    found = cluster_mean(values, clusters)
+    assert found.dof == pytest.approx(lambdas.sum() ** 2 / (lambdas**2).sum(), rel=1e-9)
+    assert found.stderr == pytest.approx(np.linalg.norm(a @ values), rel=1e-9)
+
+
+def test_strata_are_the_stratified_mean_of_textbooks() -> None:
+    rng = np.random.default_rng(4)
+    sizes, levels = [10, 40, 100], [-2.0, 0.0, 3.0]
+    parts = [rng.normal(level, 1, size) for level, size in zip(levels, sizes, strict=True)]
+    groups = [f"s{h}" for h, size in enumerate(sizes) for _ in range(size)]
+    found = cluster_mean(np.concatenate(parts), item_design(groups, "strata"))
+    n = sum(sizes)
+    spreads = [len(part) * part.var(ddof=1) for part in parts]
+    assert found.stderr == pytest.approx(np.sqrt(sum(spreads)) / n, rel=1e-12)
+    dof = sum(spreads) ** 2 / sum(s**2 / (size - 1) for s, size in zip(spreads, sizes, strict=True))
+    assert found.dof == pytest.approx(dof, rel=1e-9)
+    assert found.stderr < 0.6 * stats.sem(np.concatenate(parts)), "the spread between strata is no error"
+
+
+def test_lone_clusters_are_measured_against_the_mean_of_all() -> None:
+    values = np.random.default_rng(5).normal(size=12)
+    every = cluster_mean(values, item_design([f"s{i}" for i in range(12)], "strata"))
+    assert (every.stderr, every.dof) == pytest.approx((stats.sem(values), 11), rel=1e-9)
+    one = cluster_mean(np.append(values, 30.0), item_design(["a"] * 12 + ["b"], "strata"))
+    assert one.stderr > 1.5, "an item alone in its stratum must not vanish from the error"
 
 
 def test_degenerate_means() -> None:
@@ -57,60 +91,41 @@ def test_degenerate_means() -> None:
             cluster_mean(bad, np.arange(len(bad)))
 
 
+@pytest.mark.parametrize("n_clusters", [3, 5, 12, 57])
 @pytest.mark.parametrize("even", [True, False])
-def test_coverage_of_the_mean_with_correlated_groups(even: bool) -> None:
+def test_coverage_of_the_mean_of_few_clusters_that_move_together(n_clusters: int, even: bool) -> None:
     rng = np.random.default_rng(3)
-    sizes = np.full(25, 12) if even else np.concatenate([np.full(20, 6), np.full(5, 20)])
-    clusters = np.repeat(np.arange(25), sizes)
+    sizes = np.full(n_clusters, 12) if even else np.round(np.geomspace(6, 24, n_clusters)).astype(int)
+    clusters = np.repeat(np.arange(n_clusters), sizes)
     inside = naive = 0
-    for _ in range(2_000):
-        values = rng.normal(size=25)[clusters] + rng.normal(size=len(clusters))
+    for _ in range(1_500):
+        values = rng.normal(size=n_clusters)[clusters] + rng.normal(size=len(clusters))
         estimate = cluster_mean(values, clusters).estimate("nats", 0.95)
         inside += estimate.low <= 0 <= estimate.high
-        alone = stats.norm.ppf(0.975) * values.std(ddof=1) / np.sqrt(len(values))
-        naive += abs(values.mean()) <= alone
-    assert 0.93 <= inside / 2_000 <= 0.97
-    assert naive / 2_000 < 0.7, "the simulation must be one where groups matter"
+        naive += abs(values.mean()) <= stats.norm.ppf(0.975) * values.std(ddof=1) / np.sqrt(len(values))
+    assert 0.93 <= inside / 1_500 <= 0.97
+    assert naive / 1_500 < 0.7, "the simulation must be one where clusters matter"
 
 
-def test_bootstrap_covers_a_ratio_with_correlated_groups() -> None:
+def test_ratio_of_known() -> None:
+    found = ratio_of_known(np.array([1.0, -2.0, np.nan, 4.0]), np.arange(4), 0.95)
+    assert (found.value, found.n, found.n_clusters) == (pytest.approx(3 / 7), 3, 3)
+    assert -1 < found.low < 3 / 7 < found.high < 1
+    assert ratio_of_known(np.zeros(3), np.arange(3), 0.95).value is None
+    all_up = ratio_of_known(np.ones(3), np.arange(3), 0.95)
+    assert (all_up.value, all_up.low) == (1.0, None), "three that agree do not say how sure that is"
+    assert mean_of_known(np.full(3, np.nan), np.arange(3), "nats", 0.95).value is None
+
+
+@pytest.mark.parametrize(("n_clusters", "size"), [(4, 50), (40, 5)])
+def test_ratio_covers_with_clusters_that_move_together(n_clusters: int, size: int) -> None:
     rng = np.random.default_rng(4)
-    clusters = np.repeat(np.arange(40), 5)
-    sample = rng.normal(0.2, 1.0, 4_000_000) + np.repeat(rng.normal(0, 0.5, 800_000), 5)
+    clusters = np.repeat(np.arange(n_clusters), size)
+    sample = rng.normal(0.2, np.sqrt(1.25), 4_000_000)
     truth = sample.sum() / np.abs(sample).sum()
     inside = 0
-    for _ in range(600):
-        values = rng.normal(0.2, 1.0, 200) + rng.normal(0, 0.5, 40)[clusters]
-        bounds = cluster_bootstrap(np.stack([values, np.abs(values)], axis=1), clusters, ratio, n_boot=800, seed=7)
-        inside += bounds[0] <= truth <= bounds[1]
-    assert 0.92 <= inside / 600 <= 0.975
-
-
-def test_bootstrap_is_seeded_and_agrees_with_scipy() -> None:
-    values = np.random.default_rng(8).exponential(size=(300, 2))
-    first = cluster_bootstrap(values, np.arange(300), ratio, seed=1)
-    assert first == cluster_bootstrap(values, np.arange(300), ratio, seed=1)
-    assert first != cluster_bootstrap(values, np.arange(300), ratio, seed=2)
-    other = stats.bootstrap(
-        (values[:, 0], values[:, 1]),
-        lambda x, y, axis: x.sum(axis=axis) / y.sum(axis=axis),
-        paired=True,
-        vectorized=True,
-        method="percentile",
-        rng=np.random.default_rng(9),
-        n_resamples=4_000,
-    ).confidence_interval
-    assert first == pytest.approx((other.low, other.high), abs=0.02)
-
-
-def test_bootstrap_of_many_items_merges_them_without_changing_the_interval() -> None:
-    values = np.random.default_rng(10).normal(0.3, 1.0, size=(20_000, 1))
-    low, high = cluster_bootstrap(values, np.arange(20_000), lambda sums: sums[:, 0] / 20_000, seed=3)
-    assert high - low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(20_000), rel=0.1)
-    assert low < values.mean() < high
-
-
-def test_bootstrap_without_clusters_or_without_a_statistic() -> None:
-    assert cluster_bootstrap(np.ones((5, 2)), np.zeros(5, dtype=np.int64), ratio) is None
-    with np.errstate(invalid="ignore"):
-        assert cluster_bootstrap(np.zeros((5, 2)), np.arange(5), ratio) is None
+    for _ in range(1_000):
+        values = rng.normal(0.2, 1.0, len(clusters)) + rng.normal(0, 0.5, n_clusters)[clusters]
+        found = ratio_of_known(values, clusters, 0.95)
+        inside += found.low <= truth <= found.high
+    assert 0.93 <= inside / 1_000 <= 0.97

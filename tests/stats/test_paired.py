@@ -7,16 +7,15 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from quantprobe.errors import InputError
-from quantprobe.stats.clusters import item_clusters
-from quantprobe.stats.estimates import Estimate
+from quantprobe.stats.design import item_design
 from quantprobe.stats.paired import (
     compare_paired,
-    decide_verdict,
     holm,
     mcnemar_p,
     net_interval,
     score_z,
     share_interval,
+    verdict_of,
 )
 
 
@@ -72,7 +71,9 @@ def test_net_interval_invariants(b: int, c: int, rest: int, level: float) -> Non
     z = stats.norm.ppf((1 + level) / 2)
     for bound, side in ((low, 1), (high, -1)):
         if abs(bound) < 1 - 1e-9:
-            assert float(score_z(b, c, n, bound)) == pytest.approx(side * z, abs=1e-6)
+            # the correction for skewness may widen Tango's interval, never narrow it
+            assert side * float(score_z(b, c, n, bound)) >= z - 1e-6
+    assert (low > 0 or high < 0) == (abs(float(score_z(b, c, n, 0.0))) > z), "the test of no change stays Tango's"
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (3, 17), (200, 400), (17, 17)])
@@ -121,6 +122,15 @@ def test_net_interval_covers(n: int, churn: float, index: float, level: float) -
     assert abs(np.mean((low <= churn * index) & (churn * index <= high)) - level) <= 0.02
 
 
+def test_net_interval_covers_far_out_in_the_tail_where_drops_are_few() -> None:
+    counts = np.random.default_rng(15).multinomial(1_000, [0.01, 0.0, 0.99], size=20_000)
+    low, high = net_interval(counts[:, 0], counts[:, 1], 1_000, 0.998)
+    assert np.mean(high < -0.01) <= 0.001
+    assert np.mean(low > -0.01) <= 0.001
+    tango = score_z(counts[:, 0], counts[:, 1], 1_000, -0.01)
+    assert np.mean(tango < -stats.norm.ppf(0.999)) > 0.002, "the simulation must be one where skewness matters"
+
+
 def simulate_groups(rng: np.random.Generator, sizes: np.ndarray, churn: float, spread: float) -> tuple:
     """Correctness with changes whose direction is shared within a group; no difference over all groups."""
     groups = np.repeat(np.arange(len(sizes)), sizes)
@@ -131,21 +141,35 @@ def simulate_groups(rng: np.random.Generator, sizes: np.ndarray, churn: float, s
     return base, np.where(changed, up, base), groups
 
 
-@pytest.mark.parametrize(("sizes", "spread"), [([20] * 20, 0.0), ([10] * 20 + [30] * 10, 0.35)])
-def test_groups_that_move_together_do_not_fool_the_verdict(sizes: list[int], spread: float) -> None:
+@pytest.mark.parametrize(
+    ("sizes", "spread"), [([20] * 20, 0.0), ([10] * 20 + [30] * 10, 0.35), ([150] * 4, 0.1), ([60, 100, 240], 0.1)]
+)
+def test_clusters_that_move_together_do_not_fool_the_interval(sizes: list[int], spread: float) -> None:
     rng = np.random.default_rng(13)
     covered = false_claims = naive = 0
-    for _ in range(400):
+    for _ in range(300):
         base, quant, groups = simulate_groups(rng, np.array(sizes), 0.15, spread)
         change = compare_paired(base, quant, groups)
         covered += change.net.low <= 0 <= change.net.high
         false_claims += change.p <= 0.05
         naive += change.mcnemar_p <= 0.05
-    assert 0.925 <= covered / 400 <= 0.975
-    # 400 runs of a true 5 % stay below 7.5 % in 97.5 % of cases.
-    assert false_claims / 400 <= 0.075
+    # 300 runs of a true 95 % lie within these bounds in 98 % of cases
+    assert 0.92 <= covered / 300 <= 0.98
+    assert false_claims / 300 <= 0.08
     if spread:
-        assert naive / 400 > 0.09, "the simulation must be one where groups matter"
+        assert naive / 300 > 0.09, "the simulation must be one where groups matter"
+
+
+def test_strata_do_not_hide_a_loss() -> None:
+    """47 drops against 16 leapfrogs spread over 18 kinds of questions: kinds are no accident that can repeat."""
+    kinds = [f"k{i % 18}" for i in range(556)]
+    base = np.arange(556) < 300
+    quant = base.copy()
+    quant[:47], quant[540:] = False, True
+    change = compare_paired(base, quant, item_design(kinds, "strata"), 0.99)
+    assert (change.drops, change.leapfrogs, change.dof) == (47, 16, None)
+    assert change.net.high < 0
+    assert 0.95 <= change.design_effect <= 1.05
 
 
 def test_compare_paired_without_groups_is_the_score_interval() -> None:
@@ -166,7 +190,7 @@ def test_compare_paired_without_groups_is_the_score_interval() -> None:
 
 def test_compare_paired_when_nothing_changed() -> None:
     base = np.array([True] * 30 + [False] * 10)
-    for clusters in (np.arange(40), np.arange(40) % 10):
+    for clusters in (np.arange(40), np.arange(40) % 10, item_design(["a"] * 20 + ["b"] * 20, "strata")):
         change = compare_paired(base, base, clusters)
         assert change.p == 1.0
         assert change.net.value == 0.0
@@ -179,22 +203,31 @@ def test_compare_paired_when_nothing_changed() -> None:
 def test_changes_that_cancel_within_groups_do_not_give_certainty() -> None:
     base = np.tile([True, False, True, True], 10)
     quant = np.tile([False, True, True, True], 10)
-    change = compare_paired(base, quant, item_clusters([f"g{i // 4}" for i in range(40)]))
+    change = compare_paired(base, quant, item_design([f"g{i // 4}" for i in range(40)], "clusters"))
     assert change.net.stderr == 0
     assert change.net.high - change.net.low > 0.1
 
 
-def about(value: float, low: float, high: float, level: float = 0.95) -> Estimate:
-    return Estimate(value, None, low, high, level, 1000, 1000, "fraction")
+def test_one_cluster_says_nothing_of_others() -> None:
+    change = compare_paired(np.ones(50, bool), np.arange(50) > 30, np.zeros(50, np.int64))
+    assert (change.p, change.net.low, change.net.high, change.volume.low) == (1.0, None, None, None)
+    assert change.net.value == pytest.approx(-31 / 50)
 
 
-def test_verdicts_and_their_precedence() -> None:
-    inside, across = about(-0.006, -0.009, -0.003, 0.9), about(-0.006, -0.02, 0.003, 0.9)
-    net = about(-0.006, -0.01, -0.002)
-    assert decide_verdict(net, inside, holm_p=0.001, margin=0.01) == "equivalent", "equivalent goes first"
-    assert decide_verdict(net, inside, holm_p=0.9, margin=0.01) == "equivalent"
-    assert decide_verdict(net, across, holm_p=0.001, margin=0.01) == "worse"
-    assert decide_verdict(about(0.03, 0.01, 0.05), about(0.03, 0.012, 0.048, 0.9), 0.001, 0.01) == "better"
-    assert decide_verdict(net, across, holm_p=0.06, margin=0.01) == "not separable"
-    touching = about(0.0, -0.01, 0.01, 0.9)
-    assert decide_verdict(about(0.0, -0.012, 0.012), touching, 1.0, 0.01) == "not separable", "the margin is excluded"
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (-0.009, -0.003, "equivalent"),
+        (-0.009, 0.009, "equivalent"),
+        (-0.02, -0.003, "worse"),
+        (0.003, 0.02, "better"),
+        (-0.009, 0.02, "not inferior"),
+        (-0.02, 0.003, "not separable"),
+        (-0.01, 0.009, "not separable"),
+        (-0.009, 0.01, "not inferior"),
+        (-0.03, 0.0, "not separable"),
+        (None, None, "not separable"),
+    ],
+)
+def test_a_verdict_is_read_off_its_interval(low: float | None, high: float | None, verdict: str) -> None:
+    assert verdict_of(low, high, 0.01) == verdict

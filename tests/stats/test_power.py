@@ -16,6 +16,8 @@ from quantprobe.stats.power import (
     min_drops,
     observed_mde,
     plan,
+    round_up,
+    volume_bound,
 )
 
 
@@ -90,6 +92,31 @@ def test_min_drops() -> None:
 def test_no_change_seen_is_not_an_mde_of_zero() -> None:
     assert mde(100, 0.0) == 0.0
     assert observed_mde(100, 0.0) == mde(100, 0.06) > 0.06
+    assert observed_mde(1_000, 0.01) > mde(1_000, 0.01), "ten changes leave the volume itself uncertain"
+    assert observed_mde(1_000_000, 0.05) == pytest.approx(mde(1_000_000, 0.05), rel=0.01)
+
+
+def test_volume_bound_is_the_one_sided_bound() -> None:
+    assert volume_bound(0.0, 1_000) == pytest.approx(1.645**2 / (1_000 + 1.645**2), rel=1e-3)
+    counts = np.random.default_rng(7).binomial(400, 0.05, 4_000)
+    assert 0.93 <= np.mean([volume_bound(count / 400, 400) >= 0.05 for count in counts]) <= 0.98
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.002])
+def test_items_to_settle_settle_with_the_interval_that_is_shown(alpha: float) -> None:
+    churn, margin = 0.06, 0.02
+    n = items_to_settle(margin, churn, alpha)
+    rng = np.random.default_rng(8)
+    for net, settled in ((0.0, "equivalent"), (-margin, "worse")):
+        rates = [(churn - net) / 2, (churn + net) / 2, 1 - churn]
+        counts = rng.multinomial(n, rates, size=1_000)
+        low, high = net_interval(counts[:, 0], counts[:, 1], n, 1 - alpha)
+        found = (low > -margin) & (high < margin) if settled == "equivalent" else high < 0
+        assert np.mean(found) >= 0.75
+
+
+def test_round_up() -> None:
+    assert [round_up(n) for n in (7, 99, 101, 4_720)] == [7, 99, 110, 4_800]
 
 
 def test_equivalence_is_impossible_for_few_items_even_without_churn() -> None:
@@ -109,7 +136,9 @@ def test_plan_says_what_cannot_be_seen() -> None:
     assert table.mde == pytest.approx(0.01, abs=1e-5)
     assert table.n_to_detect == 3138
     assert items_to_settle(0.01, 0.04) == table.n_to_show_equivalent
-    assert plan(n=3138, churn=0.04, n_quants=10).mde > table.mde
+    many = plan(n=3138, churn=0.04, n_quants=10)
+    assert many.mde > table.mde
+    assert many.n_to_show_equivalent == items_for_equivalence(0.01, 0.04, 0.0025), "every interval is corrected"
 
 
 @pytest.mark.parametrize(

@@ -57,8 +57,8 @@ def test_whole_study(run: Path) -> None:
     findings = _study(run)
     cohort = read_cohort([run])
     full = findings.zones[0].full
-    kld = [np.mean([q.texts[t].values["kld_mean"].value for t in ("wiki", "code")]) for q in cohort.quants]
-    acc = [np.mean([q.tasks[t].values["acc"].value for t in ("arc", "hella")]) for q in cohort.quants]
+    kld = [np.mean([q.texts[t].kld_mean.value for t in ("wiki", "code")]) for q in cohort.quants]
+    acc = [np.mean([q.tasks[t].acc.value for t in ("arc", "hella")]) for q in cohort.quants]
     assert full.value == pytest.approx(stats.spearmanr(kld, acc).statistic, abs=1e-9)
     assert [zone.kind for zone in findings.zones] == ["kld"]
     assert [sentence.kind for sentence in findings.sentences][:3] == ["zone", "full", "volume"]
@@ -122,9 +122,9 @@ def _signed(cohort: Cohort) -> np.ndarray:
 def test_derived_measures(run: Path) -> None:
     cohort = read_cohort([run])
     found = {(v.name, v.source): v.values for v in fidelity_variables(cohort)}
-    first = cohort.quants[0].texts["wiki"].values
-    assert found["ppl_ratio", "wiki"][0] == pytest.approx(math.exp(first["ln_ppl_ratio"].value))
-    assert found["delta_ppl", "wiki"][0] == pytest.approx(first["ppl"].value - first["ppl_base"].value)
+    first = cohort.quants[0].texts["wiki"]
+    assert found["ppl_ratio", "wiki"][0] == pytest.approx(math.exp(first.ln_ppl_ratio.value))
+    assert found["delta_ppl", "wiki"][0] == pytest.approx(first.ppl.value - first.ppl_base.value)
     np.testing.assert_allclose(
         found["kld_mean", "all texts"], (found["kld_mean", "wiki"] + found["kld_mean", "code"]) / 2
     )

@@ -9,7 +9,8 @@ import numpy as np
 from scipy import stats
 
 from quantprobe.arrays import FloatArray
-from quantprobe.stats.design import UNGROUPED, ItemDesign, item_design
+from quantprobe.probes.grouping import UNGROUPED
+from quantprobe.stats.design import ItemDesign, item_design
 from quantprobe.study.fidelity import ALL_TEXTS, Variable
 from quantprobe.study.panel import Panel, TaskAnswers, TaskScores, TextWindows
 
