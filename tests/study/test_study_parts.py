@@ -19,7 +19,7 @@ from quantprobe.study.fidelity import ALL_TASKS
 from quantprobe.study.groups import compact_letters, separable_pairs
 from quantprobe.study.item_level import item_level, route
 from quantprobe.study.panel import Panel, TaskAnswers, TaskScores
-from quantprobe.study.ranking import RankedQuant, frontier_share, rank, recommend
+from quantprobe.study.ranking import frontier_share, rank
 
 QUICK = Resampling(n_boot=100, n_perm=499)
 
@@ -184,41 +184,6 @@ def test_frontier() -> None:
     np.testing.assert_array_equal(twins, [1.0, 1.0])
 
 
-def _ranked(name: str, size: float | None, drops: int, leapfrogs: int, n: int, verdict: str) -> RankedQuant:
-    base = np.arange(n) < n // 2
-    quant = base.copy()
-    quant[:drops] = False
-    quant[n - leapfrogs :] = True
-    change = compare_paired(base, quant, np.arange(n))
-    return RankedQuant(name, size, 0.5, change.net, change.volume, change.p, change.p, verdict, n, "a", None, None)
-
-
-def test_recommendations() -> None:
-    change = [compare_paired(np.ones(1000, bool), np.ones(1000, bool), np.arange(1000))]
-    big = _ranked("Big", 9e9, 2, 2, 1000, "equivalent")
-    mid = _ranked("Mid", 5e9, 3, 3, 1000, "equivalent")
-    small = _ranked("Small", 3e9, 15, 12, 1000, "not separable")
-    tiny = _ranked("Tiny", 1e9, 90, 10, 1000, "worse")
-    name, words = recommend([big, mid, tiny], change, 0.01, 0.05)
-    assert name == "Mid"
-    assert "Mid is the smallest quant shown to be equivalent to the base at ±1 points" in words
-    assert "cannot" not in words
-    name, words = recommend([big, mid, small, tiny], change, 0.01, 0.05)
-    assert name == "Mid"
-    assert "Small is smaller and cannot be decided with 1,000 items" in words
-    name, words = recommend([small, tiny], change, 0.01, 0.05)
-    assert name is None
-    assert words.startswith("Small, the smallest that may be equivalent")
-    # (1.645 + 1.282)^2 0.027 / 0.007^2 = 4,720
-    assert "about 4,800 would do" in words
-    name, words = recommend([tiny], change, 0.01, 0.05)
-    assert name is None
-    assert "each is shown to differ" in words
-    far = _ranked("Far", 2e9, 40, 25, 1000, "not separable")
-    assert "not within ±1 points" in recommend([far], change, 0.01, 0.05)[1]
-    assert "No quant's size is known" in recommend([replace(big, size_bytes=None)], change, 0.01, 0.05)[1]
-
-
 def test_ranking_of_a_known_cohort() -> None:
     panel = simulate_panel(flat_then_fall, 2, Cohort(10, 1_000))
     ranking = rank(panel, 0.02, Resampling(n_boot=200))
@@ -228,7 +193,13 @@ def test_ranking_of_a_known_cohort() -> None:
     assert not set(by_name["Q9"].letters) & set(ranking.base_letters)
     assert by_name["Q9"].on_frontier == 1.0  # the smallest always is
     assert ranking.recommended in by_name
-    assert by_name[ranking.recommended].verdict == "equivalent"
+    taken = by_name[ranking.recommended]
+    assert taken.net.low > -0.02, "shown not to lose the margin"
+    assert all(q.net.low <= -0.02 for q in ranking.quants if q.size_bytes < taken.size_bytes)
+    for quant in ranking.quants:
+        tells_apart = not set(quant.letters) & set(ranking.base_letters)
+        assert tells_apart == (quant.net.low > 0 or quant.net.high < 0), "letters and intervals agree on the base"
+        assert (quant.adjusted_p <= 0.05) == tells_apart
     assert [quant.acc for quant in ranking.quants] == sorted((q.acc for q in ranking.quants), reverse=True)
     assert by_name["Q0"].on_kld_frontier is not None
     assert rank(replace(panel, tasks=panel.tasks[:2]), 0.02, QUICK).reason == "no item files of task2"
