@@ -154,6 +154,24 @@ def null_reports(n_reports: int) -> None:
         print(f"  shared noise {r:.1f}: any line {any_line}, pool {pool}")
 
 
+def few_clusters(n_reports: int) -> None:
+    print(f"\n10 quants on 5 passages of 100 questions, 20 of 25 and 1,000 plain items ({n_reports} reports each)")
+    klds = np.geomspace(0.002, 0.5, 10)
+    for net in (0.0, -MARGIN):
+        rng, counts = np.random.default_rng(3), Counter[str]()
+        for _ in range(n_reports):
+            tasks = {
+                "5": changes(rng, clusters(500, 100), klds, np.full(10, net), 0.1, together=0.2),
+                "20": changes(rng, clusters(500, 25), klds, np.full(10, net), 0.1, together=0.2),
+                "plain": changes(rng, plain(1000), klds, np.full(10, net), 0.1),
+            }
+            lines = all_lines(judged(tasks))
+            counts["hold"] += all(holds(one.net, net) for _, one in lines)
+            counts["above"] += any((one.net.low or -1) > -MARGIN for _, one in lines)
+        hold, above = share(counts["hold"], n_reports), share(counts["above"], n_reports)
+        print(f"  net {100 * net:+.0f} points: all intervals hold {hold}" + (f"; not inferior {above}" if net else ""))
+
+
 def margin_reports(n_reports: int) -> None:
     print(
         f"\nAll quants truly at -1 point: any false equivalent, not inferior, better or recommended ({n_reports} each)"
@@ -417,6 +435,7 @@ def share(count: int, n: int) -> str:
 def main(n_reports: int = 300) -> None:
     start = time.perf_counter()
     null_reports(n_reports)
+    few_clusters(n_reports)
     margin_reports(n_reports)
     mixed_reports(n_reports)
     coverage(5 * n_reports)

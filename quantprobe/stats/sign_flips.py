@@ -13,6 +13,7 @@ items / w, net and variance are those of the weighted mean, and the same score a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -221,4 +222,4 @@ def draw_signs(n_flips: int, n_signs: int, width: int, seed: int) -> Iterator[Fl
 def _runs(sorted_numbers: Int64Array) -> list[slice]:
     """Slices of equal neighbours."""
     starts = np.flatnonzero(np.diff(sorted_numbers, prepend=-1))
-    return [slice(int(a), int(b)) for a, b in zip(starts, [*starts[1:], len(sorted_numbers)], strict=True)]
+    return [slice(a, b) for a, b in itertools.pairwise([*starts.tolist(), len(sorted_numbers)])]

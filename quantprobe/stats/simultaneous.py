@@ -53,7 +53,7 @@ class NetIntervals:
     n: FloatArray
     n_clusters: FloatArray
     n_effective: FloatArray
-    """Independent items, at the interval's level, that tell as much."""
+    """Independent items, at the interval's level, that tell as much; 1 where the error is unknown."""
     n_drops: Int64Array
     n_leapfrogs: Int64Array
     volume: FloatArray
@@ -71,40 +71,62 @@ def simultaneous_intervals(
 
     All tables have the same quants in the same order. Seeded: the same tables give the same intervals.
     """
-    live = [live_clusters(task) for task in tasks]
-    starts = np.cumsum([0, *(int(part.sum()) for part in live)]).tolist()
-    tables, places = list(tasks), [slice(a, b) for a, b in itertools.pairwise(starts)]
-    shares = np.full(len(tasks), 1.0 / max(len(tasks), 1))
-    if len(tasks) > 1:
-        tables.append(pool_tables(tasks))
-        live.append(np.concatenate(live))
-        places.append(slice(0, starts[-1]))
-        shares = np.append((1 - pool_share) * shares, pool_share)
-    flips = [SignFlips(table, part) for table, part in zip(tables, live, strict=True)]
-    p = [np.where(each.n > 0, each.p_values(_observed(each)), np.nan) for each in flips]
-    few = [bool(np.isfinite(each.dof).any()) and each.n_clusters.max() < MIN_SIGNS for each in flips]
-    stars, adjusted = np.zeros(len(flips)), list(p)
-    rest = 1.0
-    for k in itertools.compress(range(len(flips)), few):
-        rest -= shares[k]
-        stars[k] = alpha * shares[k] / _n_distinct(tables[k].values)
-        adjusted[k] = np.minimum(1.0, p[k] * alpha / stars[k])
-    flipped = [k for k in range(len(flips)) if not few[k]]
+    family = _family(tasks, pool_share)
+    p = [np.where(each.flips.n > 0, each.flips.p_values(_observed(each.flips)), np.nan) for each in family]
+    stars, adjusted, rest = np.zeros(len(family)), list(p), 1.0
+    for k, each in enumerate(family):
+        if each.few:
+            rest -= each.share
+            stars[k] = alpha * each.share / each.n_distinct
+            adjusted[k] = np.minimum(1.0, p[k] * alpha / stars[k])
+    flipped = [k for k, each in enumerate(family) if not each.few]
     if flipped:
-        cost = shares / shares[flipped].max()
         n_flips = n_flips or int(np.clip(20_000 // max(1, tasks[0].n_quants), MIN_FLIPS, MAX_FLIPS))
-        smallest = _smallest_p([(flips[k], places[k], float(cost[k])) for k in flipped], n_flips, seed)
+        most = max(family[k].share for k in flipped)
+        smallest = _smallest_p([family[k] for k in flipped], most, n_flips, seed)
         first = int(np.searchsorted(_chance(np.arange(n_flips // 2), n_flips), alpha * rest, side="right")) - 1
         critical = min(alpha * rest, float(smallest[max(0, first)]) * (1 - _TIE))
         for k in flipped:
-            stars[k] = critical * cost[k]
-            below = np.searchsorted(smallest, p[k] / cost[k] * (1 + _TIE), side="right")
-            share = np.maximum(_chance(below, n_flips), p[k] / cost[k]) / rest
-            adjusted[k] = np.where(np.isnan(p[k]), np.nan, np.minimum(1.0, share))
+            cost = family[k].share / most
+            stars[k] = critical * cost
+            below = np.searchsorted(smallest, p[k] / cost * (1 + _TIE), side="right")
+            chance = np.maximum(_chance(below, n_flips), p[k] / cost) / rest
+            adjusted[k] = np.where(np.isnan(p[k]), np.nan, np.minimum(1.0, chance))
     return tuple(
-        _intervals(each, float(star), one, both)
-        for each, star, one, both in zip(flips, stars, p, adjusted, strict=True)
+        _intervals(each.flips, float(star), one, both)
+        for each, star, one, both in zip(family, stars, p, adjusted, strict=True)
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Member:
+    """One table of the family, its place among all signs and its share of the error."""
+
+    flips: SignFlips
+    signs: slice
+    share: float
+    n_distinct: int
+    """Quants that differ in any change; copies of one count once."""
+
+    @property
+    def few(self) -> bool:
+        return bool(np.isfinite(self.flips.dof).any()) and int(self.flips.n_clusters.max()) < MIN_SIGNS
+
+
+def _family(tasks: Sequence[ChangeTable], pool_share: float) -> list[_Member]:
+    live = [live_clusters(task) for task in tasks]
+    starts = np.cumsum([0, *(int(part.sum()) for part in live)]).tolist()
+    share = (1 - pool_share if len(tasks) > 1 else 1.0) / max(1, len(tasks))
+    places = [slice(a, b) for a, b in itertools.pairwise(starts)]
+    family = [
+        _Member(SignFlips(task, part), place, share, _n_distinct(task))
+        for task, part, place in zip(tasks, live, places, strict=True)
+    ]
+    if len(tasks) > 1:
+        pool = pool_tables(tasks)
+        flips = SignFlips(pool, np.concatenate(live))
+        family.append(_Member(flips, slice(0, starts[-1]), pool_share, _n_distinct(pool)))
+    return family
 
 
 def _observed(flips: SignFlips) -> FloatArray:
@@ -117,21 +139,20 @@ def _chance(n_below: Int64Array, n_flips: int) -> FloatArray:
     return np.asarray((1 + n_below + np.sqrt(n_below * (1 - n_below / n_flips))) / (n_flips + 1), np.float64)
 
 
-def _smallest_p(tables: Sequence[tuple[SignFlips, slice, float]], n_flips: int, seed: int) -> FloatArray:
-    """Over all quants and tables, the smallest p / cost in each flip, sorted."""
-    n_signs = max(place.stop for _, place, _ in tables)
-    width = max(len(flips.n) for flips, _, _ in tables)
+def _smallest_p(family: Sequence[_Member], most: float, n_flips: int, seed: int) -> FloatArray:
+    """Over all quants and tables, the smallest p / (share / most) in each flip, sorted."""
+    n_signs = max(each.signs.stop for each in family)
+    width = max(len(each.flips.n) for each in family)
     found = []
     for signs in draw_signs(n_flips, n_signs, width, seed):
         smallest = np.full(len(signs), np.inf)
-        for flips, place, cost in tables:
-            statistics = flips.statistics(signs[:, place])
-            if np.isinf(flips.dof).all():  # one distribution for all: its largest statistic has the smallest p
-                statistics = np.abs(statistics).max(axis=1, keepdims=True)
-                p = 2 * special.ndtr(-statistics[:, 0])
+        for each in family:
+            statistics = each.flips.statistics(signs[:, each.signs])
+            if np.isinf(each.flips.dof).all():  # one distribution for all: its largest statistic has the smallest p
+                p = 2 * special.ndtr(-np.abs(statistics).max(axis=1))
             else:
-                p = flips.p_values(statistics).min(axis=1)
-            smallest = np.minimum(smallest, p / cost)
+                p = each.flips.p_values(statistics).min(axis=1)
+            smallest = np.minimum(smallest, p / (each.share / most))
         found.append(smallest)
     return np.asarray(np.sort(np.concatenate(found)))
 
@@ -153,13 +174,12 @@ def _intervals(flips: SignFlips, alpha_star: float, p: FloatArray, adjusted_p: F
         adjusted_p=adjusted_p,
         n=flips.n,
         n_clusters=flips.n_clusters,
-        n_effective=flips.n / each,
+        n_effective=np.where(known, flips.n / each, 1.0),
         n_drops=flips.n_drops,
         n_leapfrogs=flips.n_leapfrogs,
         volume=np.minimum(1.0, (flips.drops + flips.leapfrogs) / np.maximum(flips.n, 1)),
     )
 
 
-def _n_distinct(values: FloatArray) -> int:
-    """Quants that differ in any change; copies of one count once."""
-    return max(1, len({row.tobytes() for row in values if np.isfinite(row).any()}))
+def _n_distinct(table: ChangeTable) -> int:
+    return max(1, len({row.tobytes() for row in table.values if np.isfinite(row).any()}))

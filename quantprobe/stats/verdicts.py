@@ -35,10 +35,10 @@ class Judged:
     """1 less the level of this interval by itself."""
     n_effective: float
     """Independent items that tell as much at that level."""
-    mde: float
-    """Smallest net change that so many items find with power 0.8 at `alpha_star`."""
-    n_to_settle: int
-    """Items after which a change of the margin would be found, and no change be shown equivalent."""
+    mde: float | None
+    """Smallest net change that so many items find with power 0.8 at `alpha_star`; None where the error is unknown."""
+    n_to_settle: int | None
+    """Items after which a change of the margin would be found, and no change be shown equivalent (power 0.8)."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ def judge(tasks: Mapping[str, ChangeTable], margin: float = 0.01, level: float =
     """Judge every quant on every task and on all tasks pooled, so that all intervals hold together at `level`.
 
     `margin` is the smallest net change that matters, a fraction, chosen beforehand. The tables have the same quants in
-    the same order, with NaN for what a quant did not answer. Raises `InputError` where they do not, or for a margin or
-    level out of range.
+    the same order, with NaN for what a quant did not answer. Raises `InputError` where they do not, for a task without
+    items, or a margin or level out of range.
     """
     _check(tasks, margin, level)
-    if not tasks:
-        return Judgement(None, {})
+    if not any(table.n_quants for table in tasks.values()):
+        return Judgement(None, dict.fromkeys(tasks, ()))
     found = simultaneous_intervals(list(tasks.values()), round(1 - level, 12), seed=seed)
     judged = [tuple(_judge_quant(table, q, margin, level) for q in range(len(table.n))) for table in found]
     return Judgement(judged[-1] if len(tasks) > 1 else None, dict(zip(tasks, judged, strict=False)))
@@ -116,7 +116,7 @@ def describe_verdict(judged: Judged, margin: float) -> str:
     """The verdict in one sentence, in percentage points."""
     net, verdict = judged.net, judged.verdict
     value, low, high = points_of(net, margin)
-    interval = f"[{low}, {high}]" if low and high else "(no interval)"
+    interval = f"[{low}, {high}]" if low and high else "(no interval: too few clusters)"
     limit = f"{100 * margin:g}"
     found = f"{verdict}: {value} points {interval}"
     flips = f"{judged.drops} drops, {judged.leapfrogs} leapfrogs in {net.n:,} items"
@@ -126,7 +126,7 @@ def describe_verdict(judged: Judged, margin: float) -> str:
         return f"{found}, within ±{limit}; {flips}{tail}"
     if verdict == NOT_INFERIOR:
         return f"{found}, above -{limit}; {flips}"
-    if verdict == NOT_SEPARABLE:
+    if verdict == NOT_SEPARABLE and judged.mde is not None:
         reach = f"these detect a change of {100 * judged.mde:.2g}; about {judged.n_to_settle:,} would settle ±{limit}"
         return f"{found}; {flips}; {reach}"
     return f"{found}; {flips}"
@@ -179,9 +179,11 @@ def _judged(
     n_effective: float,
     volume: float,
 ) -> Judged:
-    n_effective = max(1.0, n_effective)
-    bound = min(1.0, max(volume_bound(volume, n_effective), margin))
-    needed = items_to_settle(margin, bound, alpha_star) * net.n / n_effective
+    reach, needed, n_effective = None, None, max(1.0, n_effective)
+    if net.low is not None:
+        reach = observed_mde(n_effective, volume, alpha_star)
+        bound = min(1.0, max(volume_bound(volume, n_effective), margin))
+        needed = round_up(round(items_to_settle(margin, bound, alpha_star) * net.n / n_effective))
     judged = Judged(
         net=net,
         verdict=verdict_of(net.low, net.high, margin),
@@ -192,8 +194,8 @@ def _judged(
         adjusted_p=p[1],
         alpha_star=alpha_star,
         n_effective=n_effective,
-        mde=observed_mde(n_effective, volume, alpha_star),
-        n_to_settle=round_up(round(needed)),
+        mde=reach,
+        n_to_settle=needed,
     )
     return replace(judged, sentence=describe_verdict(judged, margin))
 
@@ -209,6 +211,9 @@ def _check(tasks: Mapping[str, ChangeTable], margin: float, level: float) -> Non
         )
     if not 0.5 < level < 1:
         raise InputError(f"a level of {level} is out of range; give one between 0.5 and 1 (0.95)")
+    for name, table in tasks.items():
+        if table.design.n_items == 0:
+            raise InputError(f"the task {name!r} has no items; leave it out, or run it again")
     counts = {name: table.n_quants for name, table in tasks.items()}
     if len(set(counts.values())) > 1:
         raise InputError(f"tables of different numbers of quants ({counts}); give one row to each quant in every task")

@@ -69,11 +69,11 @@ def recommend(quants: Sequence[Candidate], margin: float) -> Recommendation:
 
 def _choice(taken: Candidate | None, sized: Sequence[Candidate], margin: float) -> str:
     n_items = max(q.net.n for q in sized)
-    limit = f"{100 * margin:g}"
+    limit = f"{100 * margin:g} percentage point{'' if 100 * margin == 1 else 's'}"
     if taken is None:
-        return f"No quant is shown to lose less than {limit} points over {n_items:,} items."
+        return f"No quant is shown to lose less than {limit} over {n_items:,} items."
     return (
-        f"{taken.name} is the smallest quant shown to lose less than {limit} points: "
+        f"{taken.name} is the smallest quant shown to lose less than {limit}: "
         f"{_words(taken.net, margin)} over {taken.net.n:,} items."
     )
 

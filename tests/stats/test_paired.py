@@ -147,17 +147,17 @@ def simulate_groups(rng: np.random.Generator, sizes: np.ndarray, churn: float, s
 def test_clusters_that_move_together_do_not_fool_the_interval(sizes: list[int], spread: float) -> None:
     rng = np.random.default_rng(13)
     covered = false_claims = naive = 0
-    for _ in range(300):
+    for _ in range(200):
         base, quant, groups = simulate_groups(rng, np.array(sizes), 0.15, spread)
         change = compare_paired(base, quant, groups)
         covered += change.net.low <= 0 <= change.net.high
         false_claims += change.p <= 0.05
         naive += change.mcnemar_p <= 0.05
-    # 300 runs of a true 95 % lie within these bounds in 98 % of cases
-    assert 0.92 <= covered / 300 <= 0.98
-    assert false_claims / 300 <= 0.08
+    # 200 runs of a true 95 % lie within these bounds in 98 % of cases
+    assert 0.91 <= covered / 200 <= 0.985
+    assert false_claims / 200 <= 0.085
     if spread:
-        assert naive / 300 > 0.09, "the simulation must be one where groups matter"
+        assert naive / 200 > 0.09, "the simulation must be one where groups matter"
 
 
 def test_strata_do_not_hide_a_loss() -> None:

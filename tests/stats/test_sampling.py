@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from quantprobe.errors import InputError
-from quantprobe.probes.grouping import CLUSTERS, STRATA, UNGROUPED
+from quantprobe.probes.grouping import CLUSTERS, UNGROUPED
 from quantprobe.stats.design import ItemDesign, item_design
 from quantprobe.stats.estimates import cluster_mean
 from quantprobe.stats.sampling import (

@@ -95,6 +95,7 @@ def test_the_pool_is_the_first_verdict() -> None:
     alone = judge({"a": tasks["a"]})
     assert alone.pooled is None and alone.first is alone.tasks["a"]
     assert judge({}).first == ()
+    assert judge({"a": table(5)}).first == ()
 
 
 def test_nothing_seen_settles_nothing_for_free() -> None:
@@ -140,5 +141,7 @@ def test_what_cannot_be_judged_is_refused() -> None:
     for arguments in ({"margin": 0.0}, {"margin": float("nan")}, {"level": 1.0}, {"level": 0.4}):
         with pytest.raises(InputError, match="out of range"):
             judge({"t": table(50, (1, 1))}, **arguments)
+    with pytest.raises(InputError, match="'empty' has no items"):
+        judge({"empty": ChangeTable(np.zeros((2, 0)), item_design([], "none"))})
     with pytest.raises(InputError, match="different numbers of quants"):
         judge({"a": table(50, (1, 1)), "b": table(50, (1, 1), (2, 2))})
