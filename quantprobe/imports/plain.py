@@ -21,7 +21,7 @@ from quantprobe.imports.records import (
     parse_json,
     parse_text,
 )
-from quantprobe.probes.grouping import CLUSTERS
+from quantprobe.probes.grouping import UNGROUPED
 
 _ID_NAMES = ("item_id", "id")
 
@@ -46,7 +46,7 @@ def read_answers(path: Path, metric: str | None = None, filter_name: str | None 
         first = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
         if first == b"{" or first == b"[":
             return _checked(_read_json(path, metric, filter_name))
-        return _checked(AnswerFile(path, "csv", "correct", tuple(_read_csv(path)), CLUSTERS))
+        return _checked(AnswerFile(path, "csv", "correct", tuple(_read_csv(path)), UNGROUPED))
     except OSError as error:
         raise InputError(f"cannot read the answers {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -75,7 +75,7 @@ def _read_json(path: Path, metric: str | None, filter_name: str | None) -> Answe
     rows = chain([first], rows)
     if "doc_id" in first[1]:
         return read_lm_eval(path, rows, metric, filter_name)
-    return AnswerFile(path, "jsonl", "correct", tuple(_plain_record(place, row) for place, row in rows), CLUSTERS)
+    return AnswerFile(path, "jsonl", "correct", tuple(_plain_record(place, row) for place, row in rows), UNGROUPED)
 
 
 def _is_one_value(path: Path) -> bool:

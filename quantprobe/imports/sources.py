@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quantprobe.errors import InputError
@@ -29,19 +29,22 @@ def read_answer_files(
     task: str | None = None,
     metric: str | None = None,
     filter_name: str | None = None,
+    grouping: str | None = None,
 ) -> Import:
     """The answers of a base and its quants to one task, of any form that `read_answers` knows.
 
-    `task` names the task, by default as the base's file. Raises what `read_answers` and `pair_files` raise.
+    `task` names the task, by default as the base's file. `grouping` says what the groups of its items are, where that
+    is not to be what the form of the files says. Raises what `read_answers` and `pair_files` raise.
     """
     names = tell_apart([quant.path for quant in quants])
     named = [quant.name or name for quant, name in zip(quants, names, strict=True)]
     base_file = read_answers(base, metric, filter_name)
     files = [read_answers(quant.path, metric, filter_name) for quant in quants]
+    paired = pair_files(task or base.stem, base_file, list(zip(named, files, strict=True)))
     return Import(
         base=ModelIdentity(name=base.stem),
         quants=tuple(ModelIdentity(name=name) for name in named),
-        tasks=(pair_files(task or base.stem, base_file, list(zip(named, files, strict=True))),),
+        tasks=(replace(paired, grouping=grouping or paired.grouping),),
     )
 
 

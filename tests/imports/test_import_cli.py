@@ -43,7 +43,7 @@ def test_direction_of_answers_made_elsewhere(tmp_path: Path) -> None:
     assert found["base"]["size_bytes"] is None and found["base"]["name"] == "base"
     assert json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8")) == found
     shown = succeed(*args, "--details").stdout
-    assert "base: answers against base" in shown and "worse: 12 drops, 0 leapfrogs of 40 items" in shown
+    assert "base: answers against base" in shown and "12 drops, 0 leapfrogs in 40 items" in shown
     assert "KLD" not in shown.splitlines()[1] and "Size" not in shown.splitlines()[1]
     assert "already holds a run" in fail(*args, "-o", tmp_path / "run")
     assert [quant.name for quant in read_results(tmp_path / "run").quants] == ["bad", "strange"]

@@ -172,8 +172,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 def test_a_run_is_written_and_comes_back_as_a_cohort_of_one(tmp_path: Path) -> None:
     written = change_quant(fake_results(n_quants=3), 0, kld_max=math.inf, kld_median=math.nan)
     cohort, names = write_run(written, RunFolder(tmp_path))
-    assert names == ("results.json", "results.csv", "results.md", "kld_vs_size.png")
-    assert {path.name for path in tmp_path.iterdir()} == set(names)
+    assert names == ("results.json", "results.csv", "results.md", "kld_vs_size.png", "report/report.html")
+    assert all((tmp_path / name).is_file() for name in names)
+    assert {path.name for path in tmp_path.iterdir()} == {name.split("/")[0] for name in names}
     assert [quant.name for quant in cohort.quants] == [quant.name for quant in written.quants]
     first = cohort.quants[0].texts["wiki"]
     assert (first.kld_max, first.kld_median, first.kld_mean.value) == (None, None, 0.00061)
@@ -184,7 +185,8 @@ def test_each_text_has_its_picture_unless_there_is_nothing_to_draw(tmp_path: Pat
     _, names = write_run(fake_results(("wiki", "code"), n_quants=3), RunFolder(tmp_path))
     assert [name for name in names if name.endswith(".png")] == ["kld_vs_size-wiki.png", "kld_vs_size-code.png"]
     nothing = change_quant(fake_results(n_quants=1), 0, kld_mean=estimate(0.0, 0.0))
-    assert write_run(nothing, RunFolder(tmp_path / "zero"))[1] == ("results.json", "results.csv", "results.md")
+    assert write_run(nothing, RunFolder(tmp_path / "zero"))[1][:3] == ("results.json", "results.csv", "results.md")
+    assert not list((tmp_path / "zero").glob("*.png"))
 
 
 def test_markdown_has_one_table_per_text_with_the_base_first() -> None:

@@ -11,6 +11,7 @@ from quantprobe.cli.shared.import_options import join_run, like_option, named_fi
 from quantprobe.cli.shared.options import PathType, json_option, run_margin_option
 from quantprobe.cli.shared.output import details_option, open_output
 from quantprobe.cli.shared.run_files import finish_run
+from quantprobe.probes.grouping import GROUPINGS
 
 
 @click.command(short_help="Compare answers produced by another program.")
@@ -19,6 +20,13 @@ from quantprobe.cli.shared.run_files import finish_run
 @click.option("--task", metavar="NAME", help="Name of the task.  [default: that of the base's file]")
 @click.option("--metric", help="Metric or scorer that decides what is right.  [default: acc, else exact_match]")
 @click.option("--filter", "filter_name", help="lm-evaluation-harness filter, if a file holds several.")
+@click.option(
+    "--groups",
+    "grouping",
+    type=click.Choice(GROUPINGS),
+    help="What the groups of the items are: kinds (strata), sources of several items (clusters), or neither.  "
+    "[default: strata for lm-eval's subjects, clusters for epochs, else none]",
+)
 @run_margin_option
 @like_option
 @click.option(
@@ -37,6 +45,7 @@ def direction(
     task: str | None,
     metric: str | None,
     filter_name: str | None,
+    grouping: str | None,
     margin: float | None,
     like: Path | None,
     run: Path | None,
@@ -59,7 +68,8 @@ def direction(
     from quantprobe.run.folder import RunFolder
 
     with open_output(json_path) as output:
-        imported = join_run(read_answer_files(base, named_files(quants), task, metric, filter_name), like, margin)
+        found = read_answer_files(base, named_files(quants), task, metric, filter_name, grouping)
+        imported = join_run(found, like, margin)
         if run is not None:
             write_imported(imported, RunFolder(run))
         for note in imported.notes:
