@@ -15,13 +15,11 @@ from quantprobe.report.tables.cells import (
     text_cell,
     verdict_cell,
 )
-from quantprobe.study.correlations import CorrelationRow
+from quantprobe.study.correlations import IDEAS, PREDICTS, CorrelationRow
 from quantprobe.study.diff import RunDiff, Shift
 from quantprobe.study.findings import Findings
 from quantprobe.study.ranking import RankedQuant
 
-IDEAS = ("kld_mean", "kld_p999", "same_top", "ln_ppl_ratio")
-"""One measure for each idea of distance: KLD, its tail, the first choice, perplexity; the others repeat these."""
 _SCALES = {"kld_mean": (1.0, "nats"), "acc": (100.0, "pp"), "margin": (1.0, "nats")}
 
 
@@ -71,7 +69,7 @@ def correlation_table(findings: Findings, details: bool = False) -> Table | None
     lines = tuple(
         (
             text_cell(f"{_title(measure)} on {source}"),
-            *(_rho(cells[measure, source, part], findings.level) for part in subsets),
+            *(_rho(cells[measure, source, part]) for part in subsets),
         )
         for measure, source in dict.fromkeys((row.measure, row.source) for row in rows)
     )
@@ -85,11 +83,11 @@ def _title(measure: str) -> str:
     return QUANTITIES[measure].title if measure in QUANTITIES else measure
 
 
-def _rho(row: CorrelationRow, level: float) -> Cell:
+def _rho(row: CorrelationRow) -> Cell:
     r = row.correlation
     if r.value is None:
         return Cell(MISSING, None)
-    star = "*" if row.p_adjusted is not None and row.p_adjusted <= 1 - level else ""
+    star = {"": "", PREDICTS: "*"}.get(row.reading, " (wrong way)")
     bounds = "" if r.low is None or r.high is None else f" [{r.low:+.2f}, {r.high:+.2f}]"
     return Cell(f"{r.value:+.2f}{bounds}{star}", r.value)
 
