@@ -67,7 +67,7 @@ def _describe_floor(cohort: Cohort, text: str, kld: Estimate, rows: str) -> str:
 
 def warnings(cohort: Cohort, names: ShortNames = WHOLE) -> list[str]:
     """What must be known before a table is read: quants at the floor, rows and questions that are left out."""
-    found = []
+    found = differences(cohort)
     for text in cohort.texts:
         rows = [(names(quant.name), summary) for quant, summary in measured(cohort, text)]
         at_floor = [name for name, summary in rows if is_at_floor(summary.kld_mean, cohort.floor(text))]
@@ -86,6 +86,16 @@ def warnings(cohort: Cohort, names: ShortNames = WHOLE) -> list[str]:
             for quant, summary in answered(cohort, task)
             if summary.n_invalid
         ]
+    return found
+
+
+def differences(cohort: Cohort) -> list[str]:
+    """In which settings the runs of a cohort differ: those that move no logit, and those that were allowed."""
+    harmless = [str(each) for each in cohort.differences if not each.moves_logits]
+    allowed = [str(each) for each in cohort.differences if each.moves_logits]
+    found = [f"The runs differ in settings that move no logit: {join_words(harmless)}."] if harmless else []
+    if allowed:
+        found.append(f"The runs differ in settings that move logits, as allowed: {join_words(allowed)}.")
     return found
 
 

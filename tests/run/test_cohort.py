@@ -11,6 +11,7 @@ from fake_run import FakeRun, ladder, write_fake_run
 
 from quantprobe.errors import FileFormatError, InputError, MismatchError
 from quantprobe.names import safe_name
+from quantprobe.report.notes import differences
 from quantprobe.run.cohort import read_cohort
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.results import read_results, write_results
@@ -28,6 +29,17 @@ def _edited(run: Path, folder: Path, edit) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     return folder
+
+
+def test_runs_that_differ_in_what_moves_no_logit_are_one_cohort_and_say_so(run: Path, tmp_path: Path) -> None:
+    def edit(results) -> None:
+        results["settings"] |= {"n_threads": 7, "quantprobe_version": "9.9", "equivalence_margin": 0.02}
+
+    cohort = read_cohort([run, _edited(run, tmp_path / "other", edit)])
+    assert [each.moves_logits for each in cohort.differences] == [False] * 3
+    [note] = differences(cohort)
+    assert "n_threads is not set and 7" in note and "move no logit" in note
+    assert differences(read_cohort([run])) == []
 
 
 def test_values_arrive(run: Path) -> None:

@@ -40,12 +40,15 @@ def study(
       quantprobe study smollm2.run
       quantprobe study mine.run imported.run --equivalence-margin 2% --zone bpw:4-6.5
     """
+    from quantprobe.report.notes import differences
     from quantprobe.report.terminal import describe_study
     from quantprobe.run.json_text import plain, write_json
 
     with open_output(json_path) as output:
         cohort = read(runs)
         findings = ask(cohort)
+        for note in differences(cohort):
+            output.say(note)
         output.show(describe_study(findings, output.width, details))
         path = out or cohort.runs[0].study
         document = plain(findings.to_dict())
