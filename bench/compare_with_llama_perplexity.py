@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from tiny_gguf import write_tiny
 
 from quantprobe.engine.devices import versions
-from quantprobe.engine.settings import default_threads
+from quantprobe.settings import default_threads
 
 N_CTX = 512
 RANDOM_VOCAB = 151_936

@@ -22,9 +22,10 @@ from tiny_gguf import write_tiny
 from quantprobe.capture.store import Capture
 from quantprobe.cli.shared.progress import SilentProgress
 from quantprobe.engine.devices import list_devices, versions
-from quantprobe.engine.settings import Settings
+from quantprobe.run.results import Results
+from quantprobe.settings import Settings
 from quantprobe.stats.estimates import Estimate
-from quantprobe.sweep import Inputs, SweepResult, TextInput, compare_quants, import_kld, sweep
+from quantprobe.sweep import Inputs, TextInput, compare_quants, import_kld, sweep
 from quantprobe.sweep.ladder import make_quants
 
 QUIET = SilentProgress()
@@ -71,14 +72,18 @@ def printed(path: Path) -> dict[str, float]:
     return {name: value / 100 if name == "same top" else value for name, value in values.items()}
 
 
-def lines_of(what: str, result: SweepResult, text: str, expected: Mapping[str, Mapping[str, float]]) -> Iterator[Line]:
+def lines_of(what: str, result: Results, text: str, expected: Mapping[str, Mapping[str, float]]) -> Iterator[Line]:
     """PPL, mean KLD and same top of every quant; `expected` by a part of the quant's name."""
     for quant in result.quants:
         summary = quant.texts[text]
-        golden = next((numbers for name, numbers in expected.items() if quant.info.name.endswith(name)), {})
-        values: dict[str, Estimate] = {"PPL": summary.ppl, "mean KLD": summary.kld_mean, "same top": summary.same_top}
+        golden = next((numbers for name, numbers in expected.items() if quant.name.endswith(name)), {})
+        values: dict[str, Estimate | None] = {
+            "PPL": summary.ppl,
+            "mean KLD": summary.kld_mean,
+            "same top": summary.same_top,
+        }
         for name, estimate in values.items():
-            yield Line(f"{what}, {quant.info.name}", name, estimate.value, golden.get(name))
+            yield Line(f"{what}, {quant.name}", name, estimate.value if estimate else None, golden.get(name))
 
 
 def check_tiny(golden: Path, work: Path, settings: Settings) -> Iterator[Line]:
@@ -87,29 +92,30 @@ def check_tiny(golden: Path, work: Path, settings: Settings) -> Iterator[Line]:
     import_kld(golden / "base.kld", golden / "tiny-f32.gguf", capture, QUIET)
     quants = sorted(golden.glob("tiny-*.gguf"))
     tiny = Settings(**{**settings.to_dict(), "n_ctx": 64, "tensor_split": ()})  # type: ignore[arg-type]
-    result = compare_quants(capture, quants, tiny, work / "tiny.run", QUIET, llama_compat=True)
+    result = compare_quants(capture, quants, tiny, work / "tiny.run", QUIET, llama_compat=True).results
     expected = {quant.stem: printed(golden / f"kld-{quant.stem.removeprefix('tiny-')}.stdout.txt") for quant in quants}
     yield from lines_of("golden tiny", result, "base", expected)
 
 
 def check_sweep(
     base: Path, quants: Sequence[Path], text: Path, work: Path, settings: Settings
-) -> tuple[SweepResult, float]:
+) -> tuple[Results, float]:
     begin = time.perf_counter()
     inputs = Inputs(texts=(TextInput("text", text),), n_chunks=N_CHUNKS)
-    result = sweep(base, quants, inputs, settings, work / f"{base.stem}.run", QUIET)
+    result = sweep(base, quants, inputs, settings, work / f"{base.stem}.run", QUIET).results
     return result, time.perf_counter() - begin
 
 
-def null_lines(what: str, base: Path, result: SweepResult, seconds: float, work: Path) -> Iterator[Line]:
+def null_lines(what: str, base: Path, result: Results, seconds: float, work: Path) -> Iterator[Line]:
     """The base against its own capture, and how long everything took."""
-    null = result.null_control.texts["text"]
-    assert null is not None
+    control = result.null_control
+    null = None if control is None else control.texts["text"]
+    assert null is not None and null.same_top is not None
     [capture] = (work / f"{base.stem}.run").glob("base-*.qpc")
     kind = Capture.open(capture).meta.kind
-    yield Line(f"{what}, null control ({kind})", "mean KLD", null["kld_mean"]["value"], 0.0)
-    yield Line(f"{what}, null control ({kind})", "largest KLD", null["kld_max"])
-    yield Line(f"{what}, null control ({kind})", "same top", null["same_top"]["value"], 1.0)
+    yield Line(f"{what}, null control ({kind})", "mean KLD", null.kld_mean.value, 0.0)
+    yield Line(f"{what}, null control ({kind})", "largest KLD", null.kld_max)
+    yield Line(f"{what}, null control ({kind})", "same top", null.same_top.value, 1.0)
     yield Line(f"{what}, capture and {len(result.quants)} compares", "s", seconds)
 
 

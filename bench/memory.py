@@ -47,6 +47,9 @@ class LoadWatch:
         self.loaded_bytes = 0
         self._loading = False
 
+    def plan(self, n_jobs: int, n_tokens: int) -> None:
+        pass
+
     def start(self, label: str, total: int | None, unit: str) -> None:
         self._loading = label.startswith("load ")
 
@@ -64,7 +67,7 @@ class LoadWatch:
 
 def run_stage(stage: str, folder: Path, n_ctx: int) -> None:
     """One measurement; prints it as JSON."""
-    from quantprobe.engine.settings import Settings
+    from quantprobe.settings import Settings
     from quantprobe.sweep import Inputs, TextInput, capture_base, compare_quants
 
     watch = LoadWatch()

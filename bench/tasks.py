@@ -33,9 +33,9 @@ from quantprobe.engine.model import Context, Model
 from quantprobe.engine.plan import Geometry, Step
 from quantprobe.engine.plan_choices import n_naive_tokens
 from quantprobe.engine.runner import n_probe_tokens, probe_blocks, run_blocks
-from quantprobe.engine.settings import Settings, default_threads
 from quantprobe.gguf.model import read_model_info
 from quantprobe.probes.items import TaskProbe
+from quantprobe.settings import Settings, default_threads
 from quantprobe.sweep import Inputs, TaskInput
 from quantprobe.sweep.tasks import make_task_probe, read_tasks
 

@@ -1,136 +1,219 @@
 """Write the built-in questions: `python examples/make_builtin.py`.
 
-The facts, words and sentences come from `builtin_tables.txt`; arithmetic and sequences are generated.
-The result is the same on every machine, because `RandomState` gives the same numbers everywhere.
+Facts, words and phrases come from `builtin_tables.txt`; agreement and multiplication are generated.
+What looks random is the order of SHA-256 digests: the result is the same on every machine, and a new entry changes few
+other questions.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-import numpy as np
-
+from quantprobe.probes.grouping import STRATA
 from quantprobe.probes.items import Question
 from quantprobe.probes.questions.builtin import BUILTIN_NAME
 from quantprobe.probes.questions.jsonl import write_native
 
+T = TypeVar("T")
+
 HERE = Path(__file__).parent
 OUT = HERE.parent / "quantprobe" / "probes" / "questions" / "data" / f"{BUILTIN_NAME}.jsonl"
 N_WRONG = 3
-DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
-MONTHS = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
-    "December",
-]  # fmt: skip
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+MODES = "*+!="
+
+PEOPLE = (
+    "boy", "girl", "teacher", "doctor", "farmer", "driver", "lawyer", "singer", "pilot", "actor", "student", "nurse",
+    "guard", "author", "waiter", "dancer", "judge", "soldier", "baker", "sailor",
+)  # fmt: skip
+THINGS = (
+    "key", "picture", "box", "letter", "report", "car", "house", "ship", "window", "door", "knife", "plate", "river",
+    "bridge", "tower", "road", "tree", "garden", "book", "cup",
+)  # fmt: skip
+IRREGULAR = {
+    "knife": "knives", "box": "boxes", "man": "men", "woman": "women", "wife": "wives", "waitress": "waitresses",
+    "princess": "princesses", "actress": "actresses",
+}  # fmt: skip
+NEXT_TO = ("near", "behind", "by", "beside")
+VERBS = (("is", "are"), ("was", "were"), ("has", "have"))
+PAIRS = (("boy", "girl"), ("man", "woman"), ("king", "queen"), ("prince", "princess"), ("waiter", "waitress"),
+         ("actor", "actress"), ("uncle", "aunt"), ("husband", "wife"), ("father", "mother"), ("son", "daughter"),
+         ("grandfather", "grandmother"), ("brother", "sister"))  # fmt: skip
+REFLEXIVES = ("himself", "herself", "themselves", "itself")
 
 
 class Draft(NamedTuple):
     """A question before its choices are put in order."""
 
-    group: str
+    kind: str
     prompt: str
     right: str
     wrong: tuple[str, ...]
 
 
 def make_questions() -> list[Question]:
-    """All built-in questions; each place of the right answer is as frequent as the others within a group."""
-    random = np.random.RandomState(7)
-    drafts = [*_read_tables(HERE / "builtin_tables.txt", random), *_arithmetic(random), *_sequences(random)]
+    """All built-in questions; within a kind, each place of the right answer is as frequent as the others."""
+    drafts = [*_read_tables(HERE / "builtin_tables.txt"), *_agreement(), *_reflexives(), *_products()]
+    _check(drafts)
     questions: list[Question] = []
-    for group in dict.fromkeys(draft.group for draft in drafts):
-        members = [draft for draft in drafts if draft.group == group]
-        places = random.permutation(np.arange(len(members)) % (N_WRONG + 1)).tolist()
-        for number, (draft, gold) in enumerate(zip(members, places, strict=True), start=1):
+    for kind in dict.fromkeys(draft.kind for draft in drafts):
+        members = [draft for draft in drafts if draft.kind == kind]
+        for number, (draft, gold) in enumerate(zip(members, _places(members), strict=True), start=1):
             choices = (*draft.wrong[:gold], draft.right, *draft.wrong[gold:])
-            questions.append(Question(f"{group.replace(' ', '-')}-{number:03d}", group, draft.prompt, choices, gold))
+            questions.append(Question(f"{kind.replace(' ', '-')}-{number:03d}", kind, draft.prompt, choices, gold))
     return questions
 
 
-def _read_tables(path: Path, random: np.random.RandomState) -> Iterator[Draft]:
-    sections: dict[str, list[str]] = {}
+def _places(drafts: Sequence[Draft]) -> list[int]:
+    """The place of each right answer: balanced over the questions of as many choices."""
+    turns: Counter[int] = Counter()
+    places: dict[str, int] = {}
+    for prompt, n_wrong in _shuffled({draft.prompt: len(draft.wrong) for draft in drafts}.items(), "places"):
+        places[prompt] = turns[n_wrong] % (n_wrong + 1)
+        turns[n_wrong] += 1
+    return [places[draft.prompt] for draft in drafts]
+
+
+def _shuffled(values: Iterable[T], salt: str) -> list[T]:
+    """The values in an order that nobody chose, always the same for the same salt."""
+    return sorted(values, key=lambda value: hashlib.sha256(f"{salt}\n{value}".encode()).digest())
+
+
+def _check(drafts: Sequence[Draft]) -> None:
+    prompts: set[str] = set()
+    for draft in drafts:
+        choices = {draft.right, *draft.wrong}
+        if draft.prompt in prompts or len(choices) != 1 + len(draft.wrong) or len(choices) < 2:
+            raise ValueError(f"asked twice, or with a choice given twice: {draft}")
+        prompts.add(draft.prompt)
+
+
+def _read_tables(path: Path) -> Iterator[Draft]:
+    for kind, pattern, lines in _sections(path):
+        mode = pattern[-1:] if pattern[-1:] in MODES else ""
+        patterns = pattern.removesuffix(mode).strip().split(" / ")
+        if not pattern:
+            yield from (Draft(kind, *_split_answers(prompt, rest)) for prompt, rest in (_entry(line) for line in lines))
+            continue
+        rows = [_entries(line) for line in lines]
+        if mode == "=":
+            yield from (
+                Draft(kind, *_split_answers(patterns[0].format(key), rest)) for row in rows for key, rest in row
+            )
+            continue
+        yield from _table(kind, patterns[0], mode, rows)
+        for back in patterns[1:]:
+            yield from _table(kind, back, mode, [[(value, key) for key, value in row] for row in rows])
+
+
+def _sections(path: Path) -> list[tuple[str, str, list[str]]]:
+    sections: list[tuple[str, str, list[str]]] = []
+    unfinished = ""
     for line in path.read_text(encoding="utf-8").split("\n"):
         if line.startswith("["):
-            lines = sections.setdefault(line, [])
+            kind, _, pattern = line[1:].partition("]")
+            sections.append((kind, pattern.strip(), []))
         elif line and not line.startswith("#"):
-            lines.append(line)
-    for heading, lines in sections.items():
-        group, _, pattern = heading[1:].partition("]")
-        if pattern:
-            yield from _table(group, pattern.strip(), lines, random)
-            continue
-        for line in lines:
-            prompt, right, wrong = line.split("=")
-            yield Draft(group, prompt, right, tuple(wrong.split("|")))
+            line = f"{unfinished} {line}".strip()
+            unfinished = line if line.endswith((";", ",")) else ""
+            if not unfinished:
+                sections[-1][2].append(line)
+    return sections
 
 
-def _table(group: str, pattern: str, lines: Sequence[str], random: np.random.RandomState) -> Iterator[Draft]:
-    rows = [[entry.split("=") for entry in line.split("; ")] for line in lines]
-    if pattern.endswith(" *"):
-        rows = [[entry] for row in rows for entry in row]
+def _entries(line: str) -> list[tuple[str, str]]:
+    entries: list[tuple[str, str]] = []
+    for part in line.split("; "):
+        value, several, keys = part.partition(" < ")
+        entries += [(key, value) for key in keys.split(", ")] if several else [_entry(part)]
+    return entries
+
+
+def _entry(text: str) -> tuple[str, str]:
+    key, value = text.split("=", 1)
+    return key, value
+
+
+def _split_answers(prompt: str, answers: str) -> tuple[str, str, tuple[str, ...]]:
+    right, *wrong = answers.replace("=", "|").split("|")
+    return prompt, right, tuple(wrong)
+
+
+def _table(kind: str, pattern: str, mode: str, rows: Sequence[Sequence[tuple[str, str]]]) -> Iterator[Draft]:
+    every = [value for row in rows for _, value in row]
     for row in rows:
-        own = {value for _, value in row}
-        others = sorted({value for other in rows for _, value in other} - own)
+        own = [value for _, value in row]
         for key, right in row:
-            yield Draft(group, pattern.removesuffix(" *").format(key), right, _pick(others, random))
+            prompt = pattern.format(key)
+            prompt = prompt[0].upper() + prompt[1:]
+            pool = {"": [value for value in every if value not in own], "+": own}.get(mode, every)
+            wrong = _shuffled({*pool} - {right}, prompt)
+            if mode == "!":
+                wrong.sort(key=lambda value: value[0].lower() != key[0].lower())
+            yield Draft(kind, prompt, right, tuple(wrong[:N_WRONG]))
 
 
-def _pick(values: Sequence[str], random: np.random.RandomState) -> tuple[str, ...]:
-    return tuple(values[i] for i in random.permutation(len(values))[:N_WRONG])
+def _plural(noun: str) -> str:
+    return IRREGULAR.get(noun, f"{noun}s")
 
 
-def _arithmetic(random: np.random.RandomState) -> Iterator[Draft]:
-    """Wrong results are near: off by one, two or ten, which is where a slip would lead."""
-    seen: set[str] = set()
-    for group in ("addition", "subtraction", "multiplication", "division"):
-        while sum(prompt.startswith(group) for prompt in seen) < 25:
-            a, b = (int(value) for value in random.randint(3, 13 if group in ("multiplication", "division") else 90, 2))
-            if group == "addition":
-                prompt, right = f"{a} + {b} =", a + b
-            elif group == "subtraction":
-                prompt, right = f"{a + b} - {b} =", a
-            elif group == "multiplication":
-                prompt, right = f"{a} x {b} =", a * b
-            else:
-                prompt, right = f"{a * b} / {b} =", a
-            if group + prompt in seen:
-                continue
-            seen.add(group + prompt)
-            near = [str(right + step) for step in (-10, -2, -1, 1, 2, 10) if right + step > 0]
-            yield Draft(group, prompt, str(right), _pick(near, random))
+def _agreement() -> Iterator[Draft]:
+    """The verb agrees with the first noun; the one beside it has the other number."""
+
+    def draft(prompt: str, plural: bool, number: int) -> Draft:
+        one, many = VERBS[number % len(VERBS)]
+        return Draft("agreement", prompt, many if plural else one, (one if plural else many,))
+
+    nouns = (*PEOPLE, *THINGS)
+    for i, noun in enumerate(nouns):
+        first, second = nouns[(i * 7 + 11) % len(nouns)], nouns[(i * 3 + 5) % len(nouns)]
+        yield draft(f"The {noun} {NEXT_TO[i % 4]} the {_plural(first)}", False, i)
+        yield draft(f"The {_plural(noun)} {NEXT_TO[(i + 1) % 4]} the {second}", True, i)
+    for i, noun in enumerate(nouns):
+        first, second = PEOPLE[(i * 3 + 7) % len(PEOPLE)], PEOPLE[(i * 7 + 2) % len(PEOPLE)]
+        verb = (("saw", "helped", "knew", "met") if noun in PEOPLE else ("saw", "wanted", "found", "liked"))[i % 4]
+        yield draft(f"The {noun} that the {_plural(first)} {verb}", False, i)
+        yield draft(f"The {_plural(noun)} that the {second} {verb}", True, i + 1)
 
 
-def _sequences(random: np.random.RandomState) -> Iterator[Draft]:
-    for step in (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 25):
-        first = int(random.randint(1, 20))
-        terms = [str(first + i * step) for i in range(6)]
-        wrong = [str(first + 5 * step + off) for off in (-step + 1, -1, 1, step)]
-        yield Draft("sequences", _row(terms[:5]), terms[5], _pick(sorted(set(wrong) - {terms[5]}), random))
-    for first, ratio in ((1, 2), (3, 2), (5, 2), (1, 3), (2, 3), (1, 10), (7, 10), (1, 4)):
-        terms = [str(first * ratio**i) for i in range(6)]
-        wrong = [str(first * ratio**5 + off) for off in (-first * ratio**4, first, first * ratio**4)]
-        yield Draft("sequences", _row(terms[:5]), terms[5], tuple(wrong))
-    for names in (DAYS, MONTHS):
-        for i in range(len(names)):
-            turned = names[i:] + names[:i]
-            yield Draft("calendar", _row(turned[:3]), turned[3], _pick(turned[4:], random))
-    for start in range(0, 12, 2):
-        terms = list(LETTERS[start : start + 12 : 2])
-        yield Draft("letters", _row(terms[:4]), terms[4], (LETTERS[start + 7], LETTERS[start + 9], terms[5]))
+def _reflexives() -> Iterator[Draft]:
+    """The pronoun agrees with the noun before the verb; another of the other sex or number stands before."""
+    for i, (he, she) in enumerate(PAIRS):
+        verb = ("hurt", "saw", "blamed", "helped", "introduced", "taught")[i % 6]
+        for subject, other, right in (
+            (he, _plural(she), "himself"),
+            (he, she, "himself"),
+            (she, _plural(he), "herself"),
+            (she, he, "herself"),
+            (_plural(he), she, "themselves"),
+            (_plural(she), he, "themselves"),
+        ):
+            wrong = tuple(pronoun for pronoun in REFLEXIVES if pronoun != right)
+            yield Draft("reflexives", f"Near the {other}, the {subject} {verb}", right, wrong)
 
 
-def _row(terms: Sequence[str]) -> str:
-    return ", ".join(terms) + ","
+def _products() -> Iterator[Draft]:
+    """Wrong products are those of a neighbouring row or column, which is where a slip leads."""
+    for a in range(3, 10):
+        for b in range(a, 13):
+            prompt = f"{a} x {b} ="
+            near = {str(a * b + step) for step in (a, -a, b, -b, 1, 2, -1)}
+            yield Draft("numbers", prompt, str(a * b), tuple(_shuffled(near, prompt)[:N_WRONG]))
+
+
+def write_questions(path: Path, questions: Iterable[Question]) -> None:
+    """Write the file that the package holds; its groups are kinds of question."""
+    write_native(path, questions, STRATA)
 
 
 def main() -> None:
     questions = make_questions()
-    write_native(OUT, questions)
-    sys.stdout.write(f"{len(questions)} questions in {len({q.group for q in questions})} groups: {OUT}\n")
+    write_questions(OUT, questions)
+    sys.stdout.write(f"{len(questions)} questions of {len({q.group for q in questions})} kinds: {OUT}\n")
 
 
 if __name__ == "__main__":

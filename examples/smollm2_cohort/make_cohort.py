@@ -22,6 +22,7 @@ from pydoc_data.topics import topics
 
 from quantprobe.cli.commands.demo import find_smollm2
 from quantprobe.engine.quantize import quantize
+from quantprobe.probes.grouping import CLUSTERS
 from quantprobe.probes.questions.builtin import builtin_questions
 from quantprobe.probes.questions.jsonl import write_native
 from quantprobe.probes.questions.selftask import SelfTaskSettings, make_task
@@ -76,13 +77,14 @@ def write_calibration(folder: Path) -> None:
 
 def write_tasks(folder: Path, texts: dict[str, Path]) -> dict[str, Path]:
     """The built-in questions, and how each text goes on."""
-    tasks = {"builtin": builtin_questions().questions}
+    built_in = builtin_questions()
+    tasks = {"builtin": (built_in.questions, built_in.grouping)}
     for name, path in texts.items():
         # the part behind the windows that are measured as text
         text = path.read_text(encoding="utf-8")
-        tasks[f"{name}-next"] = make_task(text[len(text) // 3 :], TASK)
-    for name, questions in tasks.items():
-        write_native(folder / f"{name}.jsonl", questions)
+        tasks[f"{name}-next"] = (make_task(text[len(text) // 3 :], TASK), CLUSTERS)
+    for name, (questions, grouping) in tasks.items():
+        write_native(folder / f"{name}.jsonl", questions, grouping)
     return {name: folder / f"{name}.jsonl" for name in tasks}
 
 

@@ -11,14 +11,13 @@ A capture is a folder, `NAME.qpc/` (`NAME.qpc.partial/` until it is whole):
 * `head.bin`, `head_bias.bin`: the output matrix as it lies in the GGUF, where it is embedded, and its bias as float32.
 """
 
-from quantprobe.capture.meta import BaseIdentity, CaptureMeta, FileEntry, HeadReference, JsonValue, ProbeEntry
+from quantprobe.capture.meta import CaptureMeta, FileEntry, HeadReference, JsonValue, ProbeEntry
 from quantprobe.capture.probe_files import Probe
 from quantprobe.capture.row_writer import RowWriter
 from quantprobe.capture.store import Capture
 from quantprobe.capture.writer import CaptureWriter
 
 __all__ = [
-    "BaseIdentity",
     "Capture",
     "CaptureMeta",
     "CaptureWriter",

@@ -18,11 +18,12 @@ import numpy as np
 from numba import njit, prange
 
 from quantprobe.arrays import Float32Array, Int32Array, UInt16Array
-from quantprobe.capture.meta import BaseIdentity, JsonValue, record_width
+from quantprobe.capture.meta import JsonValue, record_width
 from quantprobe.capture.store import Capture
 from quantprobe.capture.writer import CaptureWriter
 from quantprobe.errors import FileFormatError, MismatchError
 from quantprobe.files import reading, sync_file, sync_folder, writing
+from quantprobe.gguf.model import ModelIdentity
 from quantprobe.probes.text import TextProbe
 
 MAGIC = b"_logits_"
@@ -120,7 +121,7 @@ class LlamaKldFile:
 
 
 def import_kld(
-    path: Path, out: Path, base: BaseIdentity, bos: int | None, settings: Mapping[str, JsonValue], name: str
+    path: Path, out: Path, base: ModelIdentity, bos: int | None, settings: Mapping[str, JsonValue], name: str
 ) -> Capture:
     """Make the capture `out` of kind `llama_kld` from a base file, its records as they are.
 

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from quantprobe.gguf.model import ModelIdentity
+
 FORMAT_VERSION = 1
 JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 
@@ -25,21 +27,6 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "llama_kld": ("uint16",),
 }
 """What the rows of a capture can be, and the row types of each."""
-
-
-@dataclass(frozen=True)
-class BaseIdentity:
-    """Which model the rows come from. `path` and `name` may change, the rest identifies it."""
-
-    name: str
-    path: str
-    sha256: str
-    size_bytes: int
-    bpw: float
-    file_type: str
-    architecture: str
-    n_vocab: int
-    tokenizer_sha256: str
 
 
 @dataclass(frozen=True)
@@ -100,11 +87,16 @@ class CaptureMeta:
 
     format_version: int
     kind: str
-    base: BaseIdentity
+    base: ModelIdentity
     settings: Mapping[str, JsonValue]
     """Everything that can change a number; two runs are comparable only where they are equal."""
     head: HeadReference | None
     probes: tuple[ProbeEntry, ...]
+
+    @property
+    def n_vocab(self) -> int:
+        """Tokens of the base's vocabulary; a capture always knows."""
+        return self.base.n_vocab or 0
 
     def files(self) -> list[tuple[str, FileEntry]]:
         """Every file of the capture with the words that name it in an error."""

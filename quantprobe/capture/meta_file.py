@@ -15,7 +15,6 @@ from quantprobe.capture.meta import (
     FORMAT_VERSION,
     KINDS,
     ROW_DTYPES,
-    BaseIdentity,
     CaptureMeta,
     FileEntry,
     HeadReference,
@@ -24,6 +23,7 @@ from quantprobe.capture.meta import (
 )
 from quantprobe.errors import FileFormatError
 from quantprobe.files import reading
+from quantprobe.gguf.model import ModelIdentity
 
 META_FILE = "meta.json"
 
@@ -137,7 +137,7 @@ def _read_meta(fields: _Fields) -> CaptureMeta:
     if kind not in KINDS:
         fields.fail(f"a kind of capture ({', '.join(KINDS)})", kind)
     base = _read_base(fields.inner("base"))
-    probes = tuple(_read_probe(each, kind, base.n_vocab) for each in fields.each("probes"))
+    probes = tuple(_read_probe(each, kind, base.n_vocab or 0) for each in fields.each("probes"))
     names = [entry.name for entry in probes]
     if len(set(names)) != len(names):
         fields.fail("probes with different names", names)
@@ -152,8 +152,8 @@ def _read_meta(fields: _Fields) -> CaptureMeta:
     )
 
 
-def _read_base(fields: _Fields) -> BaseIdentity:
-    return BaseIdentity(
+def _read_base(fields: _Fields) -> ModelIdentity:
+    return ModelIdentity(
         name=fields.text("name"),
         path=fields.text("path"),
         sha256=fields.text("sha256"),

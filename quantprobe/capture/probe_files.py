@@ -13,7 +13,8 @@ import numpy as np
 
 from quantprobe.arrays import Int32Array
 from quantprobe.capture.meta import ProbeEntry
-from quantprobe.errors import FileFormatError
+from quantprobe.errors import FileFormatError, InputError
+from quantprobe.probes.grouping import UNGROUPED, check_grouping
 from quantprobe.probes.items import ChoiceItem, TaskProbe
 from quantprobe.probes.text import TextProbe
 
@@ -37,6 +38,7 @@ def encode_probe(probe: Probe) -> bytes:
     else:
         items = [_item_header(item) for item in probe.items]
         header = {"name": probe.name, "rule": probe.rule, "template": probe.template, "n_left_out": probe.n_left_out}
+        header["grouping"] = probe.grouping
         header["items"] = items
         sequences = [tokens for item in probe.items for tokens in (item.prefix, *item.branches)]
     tokens = np.concatenate(sequences) if sequences else np.empty(0, np.int32)
@@ -95,8 +97,13 @@ def decode_task(data: bytes, entry: ProbeEntry, where: str) -> TaskProbe:
                     choices=tuple(item["choices"]),
                 )
             )
-        probe = TaskProbe(header["name"], header["rule"], header["template"], tuple(items), int(header["n_left_out"]))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        # captures made before groups had a meaning do not name it
+        grouping = header.get("grouping", UNGROUPED)
+        check_grouping(grouping)
+        probe = TaskProbe(
+            header["name"], header["rule"], header["template"], tuple(items), int(header["n_left_out"]), grouping
+        )
+    except (InputError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(where, str(error)) from error
     _check(probe, entry, where)
     return probe

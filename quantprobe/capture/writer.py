@@ -17,7 +17,6 @@ from quantprobe.capture.meta import (
     FORMAT_VERSION,
     KINDS,
     ROW_DTYPES,
-    BaseIdentity,
     CaptureMeta,
     FileEntry,
     HeadReference,
@@ -31,6 +30,7 @@ from quantprobe.capture.row_writer import RowWriter
 from quantprobe.capture.store import Capture
 from quantprobe.errors import FileFormatError, InputError, MismatchError
 from quantprobe.files import hash_file, hash_range, sync_file, sync_folder, write_whole, writing
+from quantprobe.gguf.model import ModelIdentity
 
 
 class CaptureWriter:
@@ -50,7 +50,7 @@ class CaptureWriter:
         self._open: RowWriter | None = None
 
     @classmethod
-    def create(cls, path: Path, base: BaseIdentity, settings: Mapping[str, JsonValue], kind: str) -> CaptureWriter:
+    def create(cls, path: Path, base: ModelIdentity, settings: Mapping[str, JsonValue], kind: str) -> CaptureWriter:
         """Start the capture `path`, or continue it where an unfinished one fits; one that does not fit is deleted.
 
         Raises `InputError` if `path` exists already or its folder cannot be written.
@@ -99,7 +99,7 @@ class CaptureWriter:
         An earlier probe that was begun and not finished is given up. Raises `InputError` if the rows
         do not fit on the disk, `MismatchError` if the name is taken or such rows do not belong to this kind.
         """
-        fault = find_row_fault(self._meta.kind, row_dtype, row_width, self._meta.base.n_vocab)
+        fault = find_row_fault(self._meta.kind, row_dtype, row_width, self._meta.n_vocab)
         if fault is not None:
             raise MismatchError(f"probe {probe.name!r}: {fault}")
         if probe.name in self._entries:

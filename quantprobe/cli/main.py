@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import click
@@ -35,7 +35,22 @@ _ASKS_FOR_HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
 class Cli(click.Group):
-    """A group whose errors are one line on standard error: exit code 1, or 130 when stopped by Ctrl-C."""
+    """A group whose errors are one line on standard error: exit code 1, or 130 when stopped by Ctrl-C.
+
+    `sections` lists its commands under headings.
+    """
+
+    def __init__(self, *args: Any, sections: Mapping[str, Sequence[click.Command]] | None = None, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.sections = sections or {}
+        for command in (command for commands in self.sections.values() for command in commands):
+            self.add_command(command)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max((len(name) for name in self.commands), default=0)
+        for title, commands in self.sections.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{command.name:<{width}}", command.short_help or "") for command in commands])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -59,7 +74,7 @@ class Cli(click.Group):
         except BrokenPipeError:
             _leave_quietly()
         except (click.exceptions.Abort, KeyboardInterrupt):
-            _fail("stopped; run the same command again to continue", STOPPED)
+            _fail("stopped; re-run the command to resume", STOPPED)
         except click.ClickException as error:
             if isinstance(error, _ASKS_FOR_HELP):
                 click.echo(error.format_message())
@@ -82,10 +97,10 @@ def describe_os_error(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     advice = {
         errno.ENOMEM: "; a smaller --ctx-size or --ubatch-size needs less",
-        errno.ENOSPC: "; free some space and run the same command again",
+        errno.ENOSPC: "; free some space and re-run the command",
         errno.EACCES: "; choose another folder, or change its permissions",
         errno.EPERM: "; choose another folder, or change its permissions",
-        errno.EROFS: "; choose a folder that can be written",
+        errno.EROFS: "; choose a writable folder",
     }.get(error.errno or 0, "")
     return f"{where}{error.strerror or error}{advice}"
 
@@ -127,12 +142,24 @@ def _print_versions(ctx: click.Context, parameter: click.Parameter, asked: bool)
 EPILOG = """\b
 Examples:
   quantprobe demo
-  quantprobe sweep model-BF16.gguf quants/ --text wiki.test.raw
+  quantprobe sweep model-BF16.gguf quants/ --text wiki.test.raw --task arc.jsonl
+  quantprobe report model-BF16.run
   quantprobe COMMAND --help
 """
+SECTIONS: Mapping[str, Sequence[click.Command]] = {
+    "Measure": (sweep, capture, compare, demo),
+    "Read the results": (flips, report, study, diff),
+    "Bring results from elsewhere": (direction, import_results, kld),
+    "Plan and check": (plan, make_task, show_item, devices, completion),
+}
 
 
-@click.group(cls=Cli, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Cli,
+    sections=SECTIONS,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.option(
     "--version",
     is_flag=True,
@@ -142,17 +169,7 @@ Examples:
     help="Show versions and exit.",
 )
 def cli() -> None:
-    """How far a quantized GGUF moved from its base, and which way."""
-
-
-COMMANDS: tuple[click.Command, ...] = (
-    *(sweep, capture, compare, flips),
-    *(study, report, diff, import_results, direction),
-    *(plan, make_task, show_item, kld),
-    *(devices, demo, completion),
-)
-for command in COMMANDS:
-    cli.add_command(command)
+    """Measure how far quantized GGUF models moved from their base, and which way their answers changed."""
 
 
 def main() -> None:

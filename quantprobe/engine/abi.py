@@ -27,10 +27,7 @@ try:
 except (ImportError, OSError, RuntimeError) as error:
     raise IncompatibleError(f"llama-cpp-python cannot be loaded ({error}); reinstall it for this Python") from error
 
-__all__ = ["GGML_TYPES", "check_layout", "guarded", "last_errors", "llama", "llama_cpp_version", "python_version"]
-
-GGML_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q5_1": 7, "q5_0": 6, "q4_1": 3, "q4_0": 2, "iq4_nl": 20}
-"""KV-cache types by llama.cpp's names."""
+__all__ = ["check_layout", "guarded", "last_errors", "llama", "llama_cpp_version", "python_version"]
 
 _LOG_CALLBACK = ctypes.cast(_native.log_callback(), llama.llama_log_callback)
 

@@ -52,7 +52,7 @@ def open_base_rows(capture: Capture, device: Device, n_threads: int, base_model:
     bytes are checked against the digest in the capture.
     """
     reference = capture.meta.head
-    n_vocab = capture.meta.base.n_vocab
+    n_vocab = capture.meta.n_vocab
     if reference is None:
         return BaseRows(capture.meta.kind, n_vocab, None)
     post = Post(scale=reference.scale or 1.0, softcap=reference.softcap or 0.0)

@@ -11,11 +11,12 @@ import numpy as np
 
 from quantprobe import _native
 from quantprobe.arrays import Int32Array
-from quantprobe.engine.abi import GGML_TYPES, guarded, last_errors, llama
+from quantprobe.engine.abi import guarded, last_errors, llama
 from quantprobe.engine.plan import Geometry
-from quantprobe.engine.settings import Settings
 from quantprobe.errors import EngineError, InputError
+from quantprobe.gguf.file_types import KV_TYPES
 from quantprobe.gguf.model import ModelInfo
+from quantprobe.settings import Settings
 
 
 class Model:
@@ -223,8 +224,8 @@ def _context_params(settings: Settings, geometry: Geometry) -> Any:
     params.n_outputs_max = geometry.n_outputs
     params.n_threads = params.n_threads_batch = settings.n_threads
     params.flash_attn_type = 1 if settings.flash_attn else 0
-    params.type_k = GGML_TYPES[settings.type_k]
-    params.type_v = GGML_TYPES[settings.type_v]
+    params.type_k = KV_TYPES[settings.type_k]
+    params.type_v = KV_TYPES[settings.type_v]
     # cells of several sequences are not freed when the sliding window leaves them: tasks need room for all of them
     params.swa_full = geometry.unified
     params.kv_unified = geometry.unified

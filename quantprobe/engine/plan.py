@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantprobe.arrays import Int32Array, Int64Array
-from quantprobe.engine.settings import LLAMA_MAX_SEQ, Settings
 from quantprobe.probes.text import TextProbe
+from quantprobe.settings import LLAMA_MAX_SEQ, Settings
 
 MAX_SEQ = 64
 """Most sequences in our own contexts; more give no speed and cost memory per sequence."""

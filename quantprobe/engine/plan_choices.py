@@ -22,9 +22,9 @@ import numpy as np
 
 from quantprobe.arrays import Int32Array, Int64Array
 from quantprobe.engine.plan import MAX_SEQ, Geometry, Step, block_rows
-from quantprobe.engine.settings import LLAMA_MAX_SEQ, Settings
 from quantprobe.errors import InputError
 from quantprobe.probes.items import ChoiceItem, TaskProbe
+from quantprobe.settings import LLAMA_MAX_SEQ, Settings
 
 MIN_HEADER = 32
 """Tokens that neighbours must share to be worth a sequence of their own."""

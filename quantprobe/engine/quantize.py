@@ -12,18 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from quantprobe.errors import EngineError, InputError
-
-FILE_TYPES = {
-    "F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q6_K": 18, "Q5_K_M": 17, "Q5_K_S": 16, "Q5_1": 9, "Q5_0": 8,
-    "Q4_K_M": 15, "Q4_K_S": 14, "IQ4_NL": 25, "IQ4_XS": 30, "Q4_1": 3, "Q4_0": 2, "MXFP4_MOE": 38, "Q3_K_L": 13,
-    "Q3_K_M": 12, "Q3_K_S": 11, "IQ3_M": 27, "IQ3_S": 26, "IQ3_XS": 22, "IQ3_XXS": 23, "Q2_K": 10, "Q2_K_S": 21,
-    "IQ2_M": 29, "IQ2_S": 28, "IQ2_XS": 20, "IQ2_XXS": 19, "IQ1_M": 31, "IQ1_S": 24, "TQ2_0": 37, "TQ1_0": 36,
-    "Q2_0": 41, "Q1_0": 40,
-}  # fmt: skip
-"""Name of each file type that llama_model_quantize accepts, and its number in `enum llama_ftype`."""
-
-NEED_IMATRIX = frozenset({"IQ3_XS", "IQ3_XXS", "Q2_K_S", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"})
-"""File types that llama.cpp refuses to make without an importance matrix."""
+from quantprobe.gguf.file_types import FILE_TYPES
 
 _PROGRESS = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
 _PROGRESS_LINE = re.compile(r"^\[\s*\d+/\s*\d+\].*?type =\s*\S+\s*")
@@ -48,7 +37,7 @@ def quantize(
     source, target
         GGUF files; of a split model, the first part. They must differ.
     file_type
-        A name of `FILE_TYPES`, in any case.
+        A name of `FILE_TYPES` that llama.cpp can make, in any case.
     imatrix
         Importance matrix in GGUF form; its origin is written into the new file as llama-quantize does.
     n_threads
@@ -71,7 +60,7 @@ def quantize(
     job = {
         "source": str(source),
         "target": str(partial),
-        "file_type": FILE_TYPES[name],
+        "file_type": FILE_TYPES[name].number,
         "imatrix": None if imatrix is None else str(imatrix),
         "n_threads": n_threads or 0,
         "allow_requantize": allow_requantize,
@@ -91,13 +80,14 @@ def quantize(
 
 
 def _check(source: Path, target: Path, name: str, imatrix: Path | None) -> None:
-    if name not in FILE_TYPES:
-        raise InputError(f"unknown file type {name!r}; llama.cpp makes {', '.join(FILE_TYPES)}")
+    known = [kind.name for kind in FILE_TYPES.values() if kind.can_make]
+    if name not in known:
+        raise InputError(f"unknown file type {name!r}; llama.cpp makes {', '.join(known)}")
     if not source.is_file():
         raise InputError(f"there is no model {source}")
     if target.exists() and target.samefile(source):
         raise InputError(f"source and target are the same file, {source}; give another target")
-    if imatrix is None and name in NEED_IMATRIX:
+    if imatrix is None and FILE_TYPES[name].needs_imatrix:
         raise InputError(f"{name} cannot be made without an importance matrix; give one, or choose Q2_K or IQ3_S")
     if imatrix is not None and not imatrix.is_file():
         raise InputError(f"there is no importance matrix {imatrix}")

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from gguf import GGMLQuantizationType, LlamaFileType
+from gguf import GGMLQuantizationType
 
 from quantprobe.arrays import Float32Array
 from quantprobe.errors import FileFormatError, InputError
+from quantprobe.gguf.file_types import file_type_of
 from quantprobe.gguf.header import ArrayField, Header, Tensor
 from quantprobe.gguf.parts import find_tensor, hash_files, model_name, read_parts, read_span, split_paths
 
 __all__ = [
     "HeadSource",
     "ImatrixInfo",
+    "ModelIdentity",
     "ModelInfo",
     "hash_files",
     "hash_model",
@@ -27,11 +29,6 @@ __all__ = [
     "require_measurable",
     "split_paths",
 ]
-
-GUESSED = int(LlamaFileType.GUESSED)
-FILE_TYPES: Mapping[int, str] = {41: "Q2_0"} | {  # 41 is in llama.cpp's llama.h and not yet in gguf 0.19
-    int(kind): kind.name.removeprefix("MOSTLY_").removeprefix("ALL_") for kind in LlamaFileType
-}
 
 # What decides which ids a text becomes and which token a row's column stands for. Left out on purpose: the chat
 # template, and ids that tokenizing a text never uses (eos, eot, padding, fim), because re-uploads often fix them.
@@ -83,10 +80,38 @@ NOT_DECODERS: Mapping[str, str] = {
 class ImatrixInfo:
     """The importance matrix that llama-quantize recorded in the file; None for what it did not record."""
 
-    file: str | None
-    dataset: str | None
-    entries_count: int | None
-    chunks_count: int | None
+    file: str | None = None
+    dataset: str | None = None
+    entries_count: int | None = None
+    chunks_count: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelIdentity:
+    """Which model something was measured on, as captures and runs record it; empty or None where nobody told.
+
+    `sha256` (of the bytes of all parts) identifies the content; `name` and `path` may change.
+    """
+
+    name: str
+    path: str = ""
+    sha256: str = ""
+    size_bytes: int | None = None
+    bpw: float | None = None
+    file_type: str = ""
+    architecture: str = ""
+    n_vocab: int | None = None
+    tokenizer_sha256: str = ""
+
+    @property
+    def size_gb(self) -> float | None:
+        """Size in GB, 10^9 bytes."""
+        return None if self.size_bytes is None else self.size_bytes / 1e9
+
+    @property
+    def size_gib(self) -> float | None:
+        """Size in GiB, 2^30 bytes."""
+        return None if self.size_bytes is None else self.size_bytes / 2**30
 
 
 @dataclass(frozen=True)
@@ -117,6 +142,20 @@ class ModelInfo:
     imatrix: ImatrixInfo | None
     sha256: str = ""
     refusal: str | None = None
+
+    def identity(self) -> ModelIdentity:
+        """What is recorded of this model."""
+        return ModelIdentity(
+            name=self.name,
+            path=str(self.path.resolve()),
+            sha256=self.sha256,
+            size_bytes=self.size_bytes,
+            bpw=self.bpw,
+            file_type=self.file_type,
+            architecture=self.architecture,
+            n_vocab=self.n_vocab,
+            tokenizer_sha256=self.tokenizer_sha256,
+        )
 
 
 @dataclass(frozen=True, eq=False)  # no comparison: arrays have no single truth value
@@ -217,8 +256,9 @@ def vocabulary_size(parts: Sequence[Header], architecture: str) -> int:
 def file_type_name(first: Header, tensors: Sequence[Tensor]) -> str:
     """llama.cpp's name of the file type, or the type of most weights where the file names none that is known."""
     number = first.integer("general.file_type")
-    if number is not None and number & ~GUESSED in FILE_TYPES:
-        return FILE_TYPES[number & ~GUESSED]
+    name = None if number is None else file_type_of(number)
+    if name is not None:
+        return name
     weights: dict[str, int] = {}
     for tensor in tensors:
         weights[tensor.type_name] = weights.get(tensor.type_name, 0) + tensor.n_elements

@@ -5,20 +5,45 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from quantprobe.errors import FileFormatError, InputError
 from quantprobe.gguf.header import Header, Tensor, read_header
 
 PIECE = 8 << 20  # bytes hashed between two progress calls
-SPLIT_NAME = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+_SPLIT_NAME = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+
+
+@dataclass(frozen=True)
+class SplitName:
+    """What the name of a part says: NAME-00001-of-0000N.gguf, by which llama.cpp finds the others."""
+
+    path: Path
+    prefix: str
+    number: int
+    count: int
+
+    def part(self, number: int) -> Path:
+        """The path of a part beside this one, numbered from 1."""
+        return self.path.with_name(f"{self.prefix}-{number:05d}-of-{self.count:05d}.gguf")
+
+    def parts(self) -> list[Path]:
+        """The paths of all parts in order, whether they exist or not."""
+        return [self.part(number) for number in range(1, self.count + 1)]
+
+
+def split_name(path: Path) -> SplitName | None:
+    """What a part's name says; None for any other name."""
+    match = _SPLIT_NAME.fullmatch(path.name)
+    return None if match is None else SplitName(path, match["prefix"], int(match["number"]), int(match["count"]))
 
 
 def split_paths(path: Path) -> list[Path]:
     """All parts of a model in order, `[path]` if it is not split; every one of them exists.
 
     Raises `FileFormatError` naming what is wrong if a part is missing, if `path` is not the first part,
-    or if its name does not follow NAME-00001-of-0000N.gguf, by which llama.cpp finds the others.
+    or if its name is not that of a part (`SplitName`).
     """
     return part_paths(read_header(path))
 
@@ -28,15 +53,15 @@ def part_paths(first: Header) -> list[Path]:
     path, count = first.path, first.integer("split.count") or 1
     if count == 1:
         return [path]
-    match = SPLIT_NAME.fullmatch(path.name)
-    if match is None or int(match["count"]) != count:
+    name = split_name(path)
+    if name is None or name.count != count:
         raise FileFormatError(
             f"{path} is one of {count} parts and its name is not NAME-00001-of-{count:05d}.gguf, "
             "so the others cannot be found; give it its original name"
         )
-    paths = [path.with_name(f"{match['prefix']}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
-    if int(match["number"]) != 1:
-        raise FileFormatError(f"{path} is part {int(match['number'])} of {count}; give the first part, {paths[0].name}")
+    paths = name.parts()
+    if name.number != 1:
+        raise FileFormatError(f"{path} is part {name.number} of {count}; give the first part, {paths[0].name}")
     missing = [part.name for part in paths if not part.is_file()]
     if missing:
         raise FileFormatError(
@@ -66,8 +91,8 @@ def read_parts(path: Path) -> list[Header]:
 
 def model_name(path: Path) -> str:
     """The file's name without `.gguf` and without the split suffix."""
-    match = SPLIT_NAME.fullmatch(path.name)
-    return match["prefix"] if match else path.name.removesuffix(".gguf")
+    split = split_name(path)
+    return split.prefix if split else path.name.removesuffix(".gguf")
 
 
 def find_tensor(parts: Sequence[Header], name: str) -> tuple[Header, Tensor] | None:

@@ -1,239 +1,220 @@
-"""Measurements made elsewhere, as a run: logs of llama-perplexity and published CSV become a `results.json`."""
+"""Measurements made elsewhere, as a run like any other: the same records, summaries and files as a sweep's."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from quantprobe.arrays import BoolArray
-from quantprobe.errors import InputError, MismatchError
-from quantprobe.imports.community_csv import CsvModel
-from quantprobe.imports.llama_logs import read_kld_log, read_task_log
+from quantprobe.errors import InputError
+from quantprobe.gguf.model import ModelIdentity
+from quantprobe.imports.matching import Match, check_base, match_quants
+from quantprobe.metrics.answers import Answers
+from quantprobe.probes.grouping import UNGROUPED
 from quantprobe.run.cohort import Cohort
-from quantprobe.run.items import COLUMNS
-from quantprobe.run.results import FORMAT_VERSION
-from quantprobe.stats.design import as_design
-from quantprobe.stats.estimates import Estimate, fraction_estimate
-from quantprobe.stats.paired import PairedChange, compare_paired
-from quantprobe.stats.sign_flips import ChangeTable
-from quantprobe.stats.verdicts import Judged, judge
-
-LEVEL = 0.95
+from quantprobe.run.folder import RunFolder
+from quantprobe.run.items import PairedAnswers, write_items
+from quantprobe.run.judging import AnsweredTask, judge_quants
+from quantprobe.run.results import Quant, QuantFiles, Results, TaskFacts, write_results
+from quantprobe.settings import EQUIVALENCE_MARGIN, margin_of
+from quantprobe.stats.estimates import fraction_estimate
+from quantprobe.stats.summary import TextSummary
+from quantprobe.stats.summary_tasks import TaskSummary
 
 
 @dataclass(frozen=True)
-class ImportedQuant:
-    """What somebody else measured on one quant."""
+class ImportedText:
+    """What was printed about quants on one text."""
 
     name: str
-    texts: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
-    n_rows: Mapping[str, int | None] = field(default_factory=dict)
-    answers: Mapping[str, BoolArray] = field(default_factory=dict)
-    """Per task which items were right, in the order in which the tool ran them: `[n_items]`."""
-    path: str = ""
-    size_bytes: int | None = None
-    bpw: float | None = None
+    source: str
+    """What measured it."""
+    summaries: Mapping[str, TextSummary]
+    """By name of the quant."""
+
+
+@dataclass(frozen=True)
+class ImportedAnswers:
+    """One quant's answers to one task, and the base's to the same items; None where nobody gave those."""
+
+    quant: Answers
+    base: Answers | None
+    norm: tuple[Answers, Answers] | None = None
+    """Base and quant under acc_norm."""
+
+
+@dataclass(frozen=True)
+class ImportedTask:
+    """Answers to one task."""
+
+    name: str
+    source: str
+    rule: str
+    """What decided correctness."""
+    answers: Mapping[str, ImportedAnswers]
+    """By name of the quant."""
+    grouping: str = UNGROUPED
+
+
+@dataclass(frozen=True)
+class Import:
+    """What was read: the models as far as they are known, and what was measured on them."""
+
+    base: ModelIdentity
+    quants: tuple[ModelIdentity, ...]
+    texts: tuple[ImportedText, ...] = ()
+    tasks: tuple[ImportedTask, ...] = ()
 
 
 @dataclass(frozen=True)
 class ImportedRun:
-    """A `results.json` and the item tables beside it, not yet written."""
+    """A run that is not yet written."""
 
-    results: Mapping[str, Any]
-    items: Mapping[tuple[str, str], str]
-    """CSV text by (quant, task), for `RUN/items/QUANT/TASK.csv`."""
-
-
-def import_logs(logs: Sequence[tuple[str, Path]], text: str | None, task: str | None) -> list[ImportedQuant]:
-    """Read (quant, log) pairs, all of the same text (`--kl-divergence`) or all of the same task.
-
-    Raises InputError unless exactly one of `text` and `task` is given, and whatever the readers raise.
-    """
-    if (text is None) == (task is None):
-        raise InputError("name the text or the task that the logs are of: one of the two, and only one")
-    quants = []
-    for name, file in logs:
-        if text is not None:
-            log = read_kld_log(file)
-            quants.append(ImportedQuant(name, texts={text: log.values}, n_rows={text: log.n_rows}))
-        elif task is not None:
-            quants.append(ImportedQuant(name, answers={task: read_task_log(file).correct}))
-    return quants
+    results: Results
+    items: Mapping[tuple[str, str], PairedAnswers]
+    """By quant and task."""
+    notes: tuple[str, ...]
+    """What was matched to what in the cohort that it joins, and what was not."""
 
 
-def import_csv(models: Sequence[CsvModel], text: str) -> list[ImportedQuant]:
-    """The lines of a published CSV as quants measured on `text`."""
-    return [
-        ImportedQuant(
-            name=model.name,
-            texts={text: model.values},
-            n_rows={text: None},
-            path=model.path,
-            size_bytes=model.size_bytes,
-            bpw=model.bpw,
-        )
-        for model in models
-    ]
-
-
-def build_run(
-    quants: Sequence[ImportedQuant],
-    base_name: str,
-    base_answers: Mapping[str, BoolArray],
-    source: str,
-    like: Cohort | None = None,
-    margin: float = 0.01,
-) -> ImportedRun:
-    """Make a run of imported quants that `study`, `report` and `diff` read like any other.
+def build_run(found: Import, like: Cohort | None = None, margin: float | None = None) -> ImportedRun:
+    """Make a run that `study`, `report`, `flips` and `diff` read like any other.
 
     Parameters
     ----------
-    base_answers
-        The base's own answers to the tasks; without them a task has an accuracy but no drops, leapfrogs or verdict.
-    source
-        What measured it, kept in the settings of each text and task (`measured_by`).
     like
-        A cohort that the importer vouches has the same base and settings: both are taken from it, and size and
-        SHA-256 of the quants that it knows by name, so that the two can be studied together.
+        A cohort of the same base, measured under the same settings, for which the importer vouches: base, settings and
+        the files of the quants that are matched (`match_quants`) are taken from it, so that both are one cohort.
     margin
-        The change of accuracy, as a fraction, that is called equivalent.
+        The change of accuracy, a fraction, that is called equivalent; None: that of `like`, else 0.01.
 
     Raises
     ------
     InputError
-        No quant, or a name that occurs twice.
+        No quant, a name that occurs twice, or two that mean the same quant of `like`.
     MismatchError
-        Base and quant answered different numbers of items of a task.
+        The base's answers are those of one of the quants of `like`.
     """
-    names = [quant.name for quant in quants]
+    names = [quant.name for quant in found.quants]
     if not names or len(set(names)) != len(names):
         raise InputError("each quant needs a name of its own" if names else "nothing to import")
-    texts = list(dict.fromkeys(text for quant in quants for text in quant.texts))
-    tasks = list(dict.fromkeys(task for quant in quants for task in quant.answers))
-    entries = {task: _task_entries(task, quants, base_answers.get(task), margin) for task in tasks}
-    settings = dict(like.settings) if like else {}
-    for kind, probes in (("texts", texts), ("tasks", tasks)):
-        known = settings.get(kind)
-        measured = {probe: {"measured_by": source} for probe in probes}
-        settings[kind] = {**(known if isinstance(known, Mapping) else {}), **measured}
-    results = {
-        "format_version": FORMAT_VERSION,
-        "base": _base(base_name, like),
-        "settings": settings,
-        "null_control": None,
-        "quants": [
-            _quant_entry(quant, like, {task: entries[task].get(quant.name) for task in tasks}) for quant in quants
-        ],
-        "study": None,
-    }
-    items = {
-        (quant.name, task): _items_csv(task, base_answers[task], answers)
-        for quant in quants
-        for task, answers in quant.answers.items()
-        if task in base_answers
-    }
-    return ImportedRun(results, items)
-
-
-def _base(name: str, like: Cohort | None) -> dict[str, Any]:
+    settings: dict[str, Any] = dict(like.settings) if like else {}
+    margin = margin or margin_of(settings) or EQUIVALENCE_MARGIN
+    quants: list[Quant] = [Quant(**vars(quant)) for quant in found.quants]
+    notes: list[str] = []
     if like is not None:
-        base = like.base
-        return {
-            "name": base.name, "path": base.path, "sha256": base.sha256, "size_bytes": base.size_bytes, "bpw": base.bpw,
-            "architecture": base.architecture, "n_vocab": base.n_vocab, "tokenizer_sha256": base.tokenizer_sha256,
-        }  # fmt: skip
-    unknown = {"path": "", "sha256": "", "size_bytes": None, "bpw": None, "architecture": "", "n_vocab": None}
-    return {"name": name, **unknown, "tokenizer_sha256": ""}
-
-
-def _quant_entry(quant: ImportedQuant, like: Cohort | None, tasks: Mapping[str, Any]) -> dict[str, Any]:
-    twin = next((known for known in like.quants if known.name == quant.name), None) if like else None
-    texts = {name: _text_entry(values, quant.n_rows.get(name)) for name, values in quant.texts.items()}
-    return {
-        "name": quant.name,
-        "path": quant.path or (twin.path if twin else ""),
-        "sha256": twin.sha256 if twin else "",
-        "size_bytes": twin.size_bytes if twin else quant.size_bytes,
-        "bpw": twin.bpw if twin else quant.bpw,
-        "file_type": twin.file_type if twin else "",
-        "imatrix": dict(twin.imatrix) if twin and twin.imatrix else None,
-        "texts": texts,
-        "tasks": {name: entry for name, entry in tasks.items() if entry is not None},
-    }
-
-
-def _text_entry(values: Mapping[str, Estimate], n_rows: int | None) -> dict[str, Any]:
-    plain = ("kld_median", "kld_p90", "kld_p95", "kld_p99", "kld_p999", "kld_max")
-    entry: dict[str, Any] = {key: e.value if key in plain else e.to_dict() for key, e in values.items()}
-    return {**entry, "n_rows": n_rows, "n_nonfinite": None}
-
-
-def _task_entries(
-    task: str, quants: Sequence[ImportedQuant], base: BoolArray | None, margin: float
-) -> dict[str, dict[str, Any]]:
-    measured = {quant.name: quant.answers[task] for quant in quants if task in quant.answers}
-    if base is None:
-        return {name: _accuracy_alone(answers) for name, answers in measured.items()}
-    changes = {}
-    for name, answers in measured.items():
-        if len(answers) != len(base):
-            raise MismatchError(
-                f"{name} answered {len(answers)} items of {task} and the base {len(base)}; run both over the same items"
+        check_base(found.base.name, like)
+        matches = match_quants(names, like)
+        quants = [_known(quant, match) for quant, match in zip(quants, matches, strict=True)]
+        notes = [*map(str, matches), *_left_over(found, like, matches)]
+    judged = judge_quants(quants, _answered(found), margin)
+    results = Results(
+        base=found.base if like is None else like.base,
+        settings=settings | _described(found, settings) | {"equivalence_margin": margin},
+        tasks={task.name: _facts(task) for task in found.tasks},
+        quants=tuple(
+            replace(
+                quant,
+                texts={text.name: text.summaries[name] for text in found.texts if name in text.summaries},
+                tasks={**_accuracies(found, name), **quant.tasks},
             )
-        changes[name] = compare_paired(base, answers, np.arange(len(base)), LEVEL)
-    if not changes:
-        return {}
-    values = np.array([measured[name].astype(np.float64) - base for name in changes])
-    judged = judge({task: ChangeTable(values, as_design(np.arange(len(base))))}, margin, LEVEL).first
+            for name, quant in zip(names, judged, strict=True)
+        ),
+    )
+    final = dict(zip(names, (quant.name for quant in quants), strict=True))
+    items = {
+        (final[name], task.name): PairedAnswers(answers.base, answers.quant)
+        for task in found.tasks
+        for name, answers in task.answers.items()
+        if answers.base is not None
+    }
+    return ImportedRun(results, items, tuple(notes))
+
+
+def write_imported(run: ImportedRun, folder: RunFolder) -> None:
+    """Write results.json and the items.
+
+    Raises `InputError` where the folder holds a results.json already: a run is never replaced by an import.
+    """
+    if folder.results.exists():
+        raise InputError(f"{folder.path} already holds a run (results.json); write the import to another folder")
+    for (quant, task), pair in run.items.items():
+        write_items(folder.items(quant, task), pair.base, pair.quant)
+    write_results(run.results, folder)
+
+
+def _known(quant: Quant, match: Match) -> Quant:
+    """The quant as the cohort knows it, nothing measured yet."""
+    if match.quant is None:
+        return quant
+    return replace(match.quant, texts={}, tasks={}, pooled=None, files=QuantFiles())
+
+
+def _left_over(found: Import, like: Cohort, matches: Sequence[Match]) -> list[str]:
+    """The base, what of the cohort the import lacks, and probes that both have."""
+    matched = {match.quant.name for match in matches if match.quant is not None}
+    without = [quant.name for quant in like.quants if quant.name not in matched]
+    notes = [f"base: {found.base.name or 'unnamed'} is taken to be {like.base.name}, as --like vouches"]
+    if without:
+        notes.append(f"not in the import: {', '.join(without)}")
+    notes += [
+        f"the run measured {name} too: to study both, give the import another name, or --allow {kind}.{name}"
+        for kind, ours, theirs in (("texts", found.texts, like.texts), ("tasks", found.tasks, like.tasks))
+        for name in (each.name for each in ours)
+        if name in theirs
+    ]
+    return notes
+
+
+def _described(found: Import, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings `texts` and `tasks`, in which each probe says who measured it."""
+    described: dict[str, Any] = {}
+    for kind, probes in (("texts", found.texts), ("tasks", found.tasks)):
+        known = settings.get(kind)
+        measured = {probe.name: {"measured_by": probe.source} for probe in probes}
+        described[kind] = {**(known if isinstance(known, Mapping) else {}), **measured}
+    return described
+
+
+def _facts(task: ImportedTask) -> TaskFacts:
+    n_items = max((answers.quant.n_items for answers in task.answers.values()), default=0)
+    return TaskFacts(rule=task.rule, template=_template(task), n_items=n_items, grouping=task.grouping)
+
+
+def _template(task: ImportedTask) -> str:
+    return f"imported from {task.source}"
+
+
+def _answered(found: Import) -> dict[str, AnsweredTask]:
+    """The tasks whose base answers are known, with one entry a quant."""
+    tasks = {}
+    for task in found.tasks:
+        answers = [task.answers.get(quant.name) for quant in found.quants]
+        pairs = [None if a is None or a.base is None else PairedAnswers(a.base, a.quant) for a in answers]
+        if any(pair is not None for pair in pairs):
+            norms = [None if answer is None else answer.norm for answer in answers]
+            tasks[task.name] = AnsweredTask(task.rule, pairs, norms, _template(task), grouping=task.grouping)
+    return tasks
+
+
+def _accuracies(found: Import, name: str) -> dict[str, TaskSummary]:
+    """By task, the accuracy of a quant for which the base's answers are not known."""
+    known = {task.name: (task, task.answers.get(name)) for task in found.tasks}
     return {
-        name: _task_entry(measured[name], base, change, one, margin)
-        for (name, change), one in zip(changes.items(), judged, strict=True)
-        if one is not None
+        task: _accuracy_alone(its, answers.quant)
+        for task, (its, answers) in known.items()
+        if answers is not None and answers.base is None
     }
 
 
-def _accuracy_alone(answers: BoolArray) -> dict[str, Any]:
-    accuracy = fraction_estimate(answers, np.arange(len(answers)), LEVEL)
-    counts = {"drops": None, "leapfrogs": None, "n_items": len(answers), "verdict": None}
-    return {"rule": "tokens", "acc": accuracy.to_dict(), **counts}
-
-
-def _task_entry(
-    answers: BoolArray, base: BoolArray, change: PairedChange, judged: Judged, margin: float
-) -> dict[str, Any]:
-    alone = np.arange(len(answers))
-    flips = change.drops + change.leapfrogs
-    return {
-        "rule": "tokens",
-        "acc": fraction_estimate(answers, alone, LEVEL).to_dict(),
-        "acc_base": fraction_estimate(base, alone, LEVEL).to_dict(),
-        "drops": change.drops,
-        "leapfrogs": change.leapfrogs,
-        "volume": change.volume.to_dict(),
-        "net": judged.net.to_dict(),
-        "direction_index": (change.leapfrogs - change.drops) / flips if flips else None,
-        "mcnemar_p": change.mcnemar_p,
-        "adjusted_p": judged.adjusted_p,
-        "alpha_star": judged.alpha_star,
-        "verdict": judged.verdict,
-        "sentence": judged.sentence,
-        "margin": margin,
-        "mde": judged.mde,
-        "n_items": len(answers),
-        "n_invalid": None,
-    }
-
-
-def _items_csv(task: str, base: BoolArray, answers: BoolArray) -> str:
-    out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    for number, (before, after) in enumerate(zip(base.tolist(), answers.tolist(), strict=True), 1):
-        writer.writerow({"id": f"{task}-{number}", "base_correct": int(before), "quant_correct": int(after)})
-    return out.getvalue()
+def _accuracy_alone(task: ImportedTask, answers: Answers) -> TaskSummary:
+    correct = answers.correct[answers.valid]
+    return TaskSummary(
+        rule=task.rule,
+        template=_template(task),
+        acc=fraction_estimate(correct, np.arange(len(correct))),
+        n_items=len(correct),
+        n_invalid=answers.n_items - len(correct),
+    )

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantprobe.errors import FileFormatError, InputError
-from quantprobe.imports.llama_logs import LEVEL, STATISTICS
-from quantprobe.run.cohort import Cohort
+from quantprobe.gguf.model import ModelIdentity
+from quantprobe.imports.llama_logs import LEVEL, STATISTICS, summarise_printed
 from quantprobe.stats.estimates import Estimate
+from quantprobe.stats.summary import TextSummary
 
-_WITH_ERROR = (
-    "Mean PPL(Q)", "Mean PPL(base)", "Mean ln(PPL(Q)/PPL(base))", "Mean KLD", "Mean Δp", "RMS Δp", "Same top p",
-)  # fmt: skip
 Z95 = 1.959963984540054
 
 
@@ -24,12 +22,9 @@ Z95 = 1.959963984540054
 class CsvModel:
     """One line: a quant and its fidelity on one text, in the units of `results.json`."""
 
-    name: str
-    path: str
-    size_bytes: int | None
-    """From `file_size_gib` where it is given, else from `file_size_gb` as 10^9 bytes; rounded by whoever wrote it."""
-    bpw: float | None
-    values: Mapping[str, Estimate]
+    quant: ModelIdentity
+    """Size from `file_size_gib` where that is given, else from `file_size_gb` as 10^9 bytes; as rounded there."""
+    summary: TextSummary
 
 
 def read_community_csv(file: Path) -> list[CsvModel]:
@@ -56,7 +51,7 @@ def read_community_csv(file: Path) -> list[CsvModel]:
     if absent:
         raise FileFormatError(f"{file}:1: no column {' or '.join(absent)}; found {', '.join(columns) or 'nothing'}")
     models = [_model(f"{file}:{reader.line_num}", row) for row in reader]
-    names = [model.name for model in models]
+    names = [model.quant.name for model in models]
     if not names or len(set(names)) != len(names):
         raise FileFormatError(f"{file}: {'a model is named twice' if names else 'the table has no line'}")
     return models
@@ -66,35 +61,35 @@ def _model(where: str, row: Mapping[str, str | None]) -> CsvModel:
     gib, gb = _number(where, row, "file_size_gib"), _number(where, row, "file_size_gb")
     size = gib * 2**30 if gib is not None else None if gb is None else gb * 1e9
     values: dict[str, Estimate] = {}
-    for label, (key, scale, unit) in STATISTICS.items():
-        column = f"{label}_mean" if label in _WITH_ERROR else label
-        value, error = _number(where, row, column), _number(where, row, f"{label}_std")
+    for label, statistic in STATISTICS.items():
+        value = _number(where, row, f"{label}_mean" if statistic.has_error else label)
+        error = _number(where, row, f"{label}_std")
         if value is None:
             continue
-        value *= scale
-        half = None if error is None else error * scale * Z95
-        values[key] = Estimate(
+        value *= statistic.scale
+        half = None if error is None else error * statistic.scale * Z95
+        values[statistic.name] = Estimate(
             value=value,
-            stderr=None if error is None else error * scale,
+            stderr=None if error is None else error * statistic.scale,
             low=None if half is None else value - half,
             high=None if half is None else value + half,
             level=LEVEL,
             n=0,
             n_clusters=0,
-            unit=unit,
+            unit=statistic.unit,
         )
     if "kld_mean" not in values:
         raise FileFormatError(f"{where}: Mean KLD_mean is empty; a line without it says nothing about fidelity")
     name = (row.get("model_name") or "").strip()
     if not name:
         raise FileFormatError(f"{where}: model_name is empty")
-    return CsvModel(
+    quant = ModelIdentity(
         name=name,
         path=row.get("file_path") or "",
         size_bytes=None if size is None else round(size),
         bpw=_number(where, row, "bpw"),
-        values=values,
     )
+    return CsvModel(quant, summarise_printed(values, None))
 
 
 def _number(where: str, row: Mapping[str, str | None], column: str) -> float | None:
@@ -108,36 +103,3 @@ def _number(where: str, row: Mapping[str, str | None], column: str) -> float | N
     if not math.isfinite(value):
         raise FileFormatError(f"{where}: {column} is {text!r}, expected a finite number or nothing")
     return value
-
-
-def community_csv(cohort: Cohort, text: str) -> str:
-    """The cohort's fidelity on `text` in that form: sizes in GB (10^9 bytes) and GiB, Δp and same top in percent.
-
-    `_std` is our standard error, clustered by window, so larger than the one llama-perplexity prints.
-    Raises InputError where no quant was measured on `text`.
-    """
-    measured = [quant for quant in cohort.quants if text in quant.texts]
-    if not measured:
-        raise InputError(
-            f"no quant was measured on the text {text!r}; the cohort has " + (", ".join(cohort.texts) or "none")
-        )
-    header = ["model_name", "file_size_gb", "bpw", "file_path", "file_size_gib"]
-    for label in STATISTICS:
-        header += [f"{label}_mean", f"{label}_std"] if label in _WITH_ERROR else [label]
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    for quant in measured:
-        size = quant.size_bytes
-        line: list[object] = [quant.name, _cell(size, 1e-9), _cell(quant.bpw), quant.path, _cell(size, 2**-30)]
-        for label, (key, scale, _) in STATISTICS.items():
-            estimate = quant.texts[text].values.get(key)
-            line.append(_cell(estimate.value if estimate else None, 1 / scale))
-            if label in _WITH_ERROR:
-                line.append(_cell(estimate.stderr if estimate else None, 1 / scale))
-        writer.writerow(line)
-    return out.getvalue()
-
-
-def _cell(value: float | None, scale: float = 1.0) -> str:
-    return "" if value is None else f"{value * scale:.9g}"

@@ -10,6 +10,7 @@ from typing import Any
 
 from quantprobe.errors import FileFormatError, InputError
 from quantprobe.imports.records import AnswerFile, AnswerRecord, parse_correct, parse_id, parse_json, parse_text
+from quantprobe.probes.grouping import CLUSTERS, STRATA
 
 _MAX_SAMPLE_BYTES = 1 << 28
 _LETTERS = {"C": True, "I": False, "N": False}
@@ -69,10 +70,11 @@ def _read_samples(path: Path, samples: Iterable[tuple[str, Any]], scorer: str | 
             raise InputError(f"{place}: no scorer {scorer!r}; it has {', '.join(scores)}")
         records.append(_record(place, sample, scores.get(scorer)))
         epochs.append(sample.get("epoch", 1))
-    if len(set(map(str, epochs))) > 1:
-        # Epochs repeat a question: each is an item, and the question is their cluster.
-        records = [_of_epoch(record, epoch) for record, epoch in zip(records, epochs, strict=True)]
-    return AnswerFile(path, "inspect", scorer or "", tuple(records))
+    if len(set(map(str, epochs))) < 2:
+        return AnswerFile(path, "inspect", scorer or "", tuple(records), STRATA)
+    # Epochs repeat a question: each is an item, and the question is their cluster.
+    repeated = tuple(_of_epoch(record, epoch) for record, epoch in zip(records, epochs, strict=True))
+    return AnswerFile(path, "inspect", scorer or "", repeated, CLUSTERS)
 
 
 def _of_epoch(record: AnswerRecord, epoch: object) -> AnswerRecord:

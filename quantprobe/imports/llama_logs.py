@@ -7,31 +7,54 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from quantprobe.arrays import BoolArray, FloatArray
 from quantprobe.errors import FileFormatError, InputError
+from quantprobe.imports.records import AnswerFile, AnswerRecord
+from quantprobe.metrics.quantities import text_quantity
 from quantprobe.stats.estimates import Estimate
+from quantprobe.stats.summary import TextSummary
 
 LEVEL = 0.95
-STATISTICS: Mapping[str, tuple[str, float, str]] = {
-    "Mean PPL(Q)": ("ppl", 1.0, "ppl"),
-    "Mean PPL(base)": ("ppl_base", 1.0, "ppl"),
-    "Mean ln(PPL(Q)/PPL(base))": ("ln_ppl_ratio", 1.0, "nats"),
-    "Mean KLD": ("kld_mean", 1.0, "nats"),
-    "Maximum KLD": ("kld_max", 1.0, "nats"),
-    "99.9% KLD": ("kld_p999", 1.0, "nats"),
-    "99.0% KLD": ("kld_p99", 1.0, "nats"),
-    "95.0% KLD": ("kld_p95", 1.0, "nats"),
-    "90.0% KLD": ("kld_p90", 1.0, "nats"),
-    "Median KLD": ("kld_median", 1.0, "nats"),
-    "Mean Δp": ("delta_p_mean", 0.01, "probability"),
-    "RMS Δp": ("delta_p_rms", 0.01, "probability"),
-    "Same top p": ("same_top", 0.01, "fraction"),
+LOG = "llama-perplexity log"
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A line of llama-perplexity's final statistics."""
+
+    name: str
+    """Member of `TextSummary`."""
+    scale: float = 1.0
+    """What to multiply the printed number by."""
+    has_error: bool = True
+    """Whether a standard error is printed beside it."""
+
+    @property
+    def unit(self) -> str:
+        return text_quantity(self.name).unit
+
+
+STATISTICS: Mapping[str, Statistic] = {
+    "Mean PPL(Q)": Statistic("ppl"),
+    "Mean PPL(base)": Statistic("ppl_base"),
+    "Mean ln(PPL(Q)/PPL(base))": Statistic("ln_ppl_ratio"),
+    "Mean KLD": Statistic("kld_mean"),
+    "Maximum KLD": Statistic("kld_max", has_error=False),
+    "99.9% KLD": Statistic("kld_p999", has_error=False),
+    "99.0% KLD": Statistic("kld_p99", has_error=False),
+    "95.0% KLD": Statistic("kld_p95", has_error=False),
+    "90.0% KLD": Statistic("kld_p90", has_error=False),
+    "Median KLD": Statistic("kld_median", has_error=False),
+    "Mean Δp": Statistic("delta_p_mean", 0.01),
+    "RMS Δp": Statistic("delta_p_rms", 0.01),
+    "Same top p": Statistic("same_top", 0.01),
 }
-"""llama-perplexity's label, our name, what to multiply the printed number by, our unit."""
+"""By llama-perplexity's label, in the order of published tables."""
 
 _NUMBER = r"([+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|nan|inf))"
 _PM = r"\s*(?:±|\+/-|Â±|\ufffd+)\s*"
@@ -45,18 +68,9 @@ class KldLog:
     """The final statistics of one `--kl-divergence` run, in the units of `results.json`."""
 
     file: Path
-    values: Mapping[str, Estimate]
+    summary: TextSummary
+    """Its `n_rows` is None where the log does not determine it."""
     n_chunks: int
-    n_rows: int | None
-    """Rows scored; None where the log does not determine it."""
-
-
-@dataclass(frozen=True)
-class TaskLog:
-    """Which tasks of one run were right, in the order in which they were run: `[n_items]`."""
-
-    file: Path
-    correct: BoolArray
 
 
 def read_kld_log(file: Path) -> KldLog:
@@ -88,18 +102,32 @@ def read_kld_log(file: Path) -> KldLog:
         )
     n_rows = _count_rows(chunks)
     values = {
-        key: _printed_estimate(*printed[label], scale, unit, n_rows)
-        for label, (key, scale, unit) in STATISTICS.items()
+        statistic.name: _printed_estimate(*printed[label], statistic, n_rows)
+        for label, statistic in STATISTICS.items()
         if label in printed
     }
     for key, column in (("ln_ppl_ratio", 2), ("kld_mean", 4)):
         if key in values:
             values[key] = _by_chunk(values[key], chunks[:, column])
-    return KldLog(file, values, len(chunks), n_rows)
+    return KldLog(file, summarise_printed(values, n_rows), len(chunks))
 
 
-def read_task_log(file: Path) -> TaskLog:
-    """Read a log of `--hellaswag`, `--multiple-choice` or `--winogrande`.
+def summarise_printed(values: Mapping[str, Estimate], n_rows: int | None) -> TextSummary:
+    """Printed statistics, by their names here, as the summary of a text; the mean KLD must be among them."""
+    plain = {statistic.name for statistic in STATISTICS.values() if not statistic.has_error}
+    members: dict[str, Any] = {name: each.value if name in plain else each for name, each in values.items()}
+    return TextSummary(**members, n_rows=n_rows)
+
+
+def read_task_answers(file: Path, task: str) -> AnswerFile:
+    """A log of answers (`read_task_log`) as records; items are numbered in the order in which they were run."""
+    correct = read_task_log(file).tolist()
+    records = (AnswerRecord(f"{task}-{n}", "", None, right) for n, right in enumerate(correct, 1))
+    return AnswerFile(file, LOG, "tokens", tuple(records))
+
+
+def read_task_log(file: Path) -> BoolArray:
+    """Which tasks were right, `[n_items]`, of a log of `--hellaswag`, `--multiple-choice` or `--winogrande`.
 
     Only the running accuracy is printed; whether task i was right follows from its change, exactly: with 8 decimals
     (HellaSwag, multiple choice) and with 4 (Winogrande) the count of right answers is never between two integers
@@ -134,7 +162,7 @@ def read_task_log(file: Path) -> TaskLog:
             )
         correct.append(bool(step))
         count += step
-    return TaskLog(file, np.array(correct, np.bool_))
+    return np.array(correct, np.bool_)
 
 
 def _read_lines(file: Path) -> list[str]:
@@ -191,8 +219,8 @@ def _count_rows(chunks: FloatArray) -> int | None:
     return None
 
 
-def _printed_estimate(value: float, error: float | None, scale: float, unit: str, n_rows: int | None) -> Estimate:
-    n = n_rows or 0
+def _printed_estimate(value: float, error: float | None, statistic: Statistic, n_rows: int | None) -> Estimate:
+    n, scale, unit = n_rows or 0, statistic.scale, statistic.unit
     if not math.isfinite(value):
         return Estimate(None, None, None, None, LEVEL, n, n, unit)
     value *= scale

@@ -9,6 +9,7 @@ from typing import Any
 
 from quantprobe.errors import FileFormatError, InputError
 from quantprobe.imports.records import AnswerFile, AnswerRecord, parse_correct, parse_id, parse_text
+from quantprobe.probes.grouping import STRATA
 
 _DEFAULT_METRICS = ("acc", "exact_match")
 _NOT_METRICS = ("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics")
@@ -21,6 +22,7 @@ def read_lm_eval(
 
     acc is decided by the summed log-likelihoods, so margins exist for it; acc_norm divides by the length of each
     choice, which the file does not hold as used: for `metric="acc_norm"` only right or wrong is known.
+    Groups are subjects, which a benchmark holds on purpose: strata.
     """
     records: list[AnswerRecord] = []
     filters: dict[str, int] = {}
@@ -37,7 +39,7 @@ def read_lm_eval(
         raise InputError(f"{path} holds the filters {', '.join(filters)}; choose one of them")
     if filter_name is not None and filter_name not in filters:
         raise InputError(f"{path} has no filter {filter_name!r}; it holds {', '.join(filters)}")
-    return AnswerFile(path, "lm-eval", metric or "", tuple(records))
+    return AnswerFile(path, "lm-eval", metric or "", tuple(records), STRATA)
 
 
 def _metrics_of(row: dict[str, Any]) -> list[str]:

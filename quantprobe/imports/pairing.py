@@ -1,71 +1,41 @@
-"""Answer direction of answers made elsewhere: one base file, and one file per quant."""
+"""Answers of a base and its quants, paired item by item."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from quantprobe.errors import MismatchError
-from quantprobe.imports.plain import read_answers
+from quantprobe.imports.build import ImportedAnswers, ImportedTask
 from quantprobe.imports.records import AnswerFile, AnswerRecord
 from quantprobe.metrics.answers import UNKNOWN, Answers, answers_from_logprobs
-from quantprobe.stats.design import UNGROUPED, item_design
-from quantprobe.stats.summary_tasks import TaskSummary, summarise_task
-from quantprobe.stats.verdicts import correct_over_quants, judge, table_of_changes
 
 
-@dataclass(frozen=True, eq=False)
-class FileDirection:
-    """The direction of one quant's file against the base's, with the answers it was made from."""
+def pair_files(name: str, base: AnswerFile | None, quants: Sequence[tuple[str, AnswerFile]]) -> ImportedTask:
+    """The answers of quants (each with its name) to the task `name`, beside those of the base where these are known.
 
-    name: str
-    """The file's name without its suffix, with as many folders as tell the files apart."""
-    path: Path
-    summary: TaskSummary
-    base: Answers
-    quant: Answers
-
-
-def direction_of_files(
-    base: Path,
-    quants: Sequence[Path],
-    margin: float = 0.01,
-    level: float = 0.95,
-    metric: str | None = None,
-    filter_name: str | None = None,
-    grouping: str = UNGROUPED,
-) -> tuple[FileDirection, ...]:
-    """Read the answers of a base and its quants, compare each with the base, and judge them as one table.
-
-    Items are matched by id, in any order; `grouping` says what their groups are (`design.GROUPINGS`). Margins exist
-    where both files give the log-likelihood of every choice.
-    Raises `MismatchError` if the ids, the questions behind them or the metrics differ, and what `read_answers`
-    and `summarise_task` raise.
+    Items are matched by id, in any order. Margins exist where both files give the log-likelihood of every choice.
+    Raises `MismatchError` if the ids, the questions behind them or the metrics differ.
     """
-    base_file = read_answers(base, metric, filter_name)
-    quant_files = [_align(base_file, read_answers(path, metric, filter_name)) for path in quants]
-    answers = [_pair_answers(base_file.records, file.records) for file in quant_files]
-    summaries = [
-        summarise_task(
-            *pair,
-            margin,
-            level,
-            rule=base_file.metric,
-            template=f"imported from {base_file.kind}",
-            norm=_pair_norm(base_file.records, file.records),
-            grouping=grouping,
-        )
-        for pair, file in zip(answers, quant_files, strict=True)
-    ]
-    table = table_of_changes(answers, item_design([record.group for record in base_file.records], grouping))
-    judged = correct_over_quants(summaries, judge({"": table}, margin, level).first)
-    return tuple(
-        FileDirection(name, path, summary, *pair)
-        for name, path, summary, pair in zip(_tell_apart(quants), quants, judged, answers, strict=True)
+    first = base or quants[0][1]
+    return ImportedTask(
+        name=name,
+        source=first.kind,
+        rule=first.metric,
+        answers={quant: _answers_of(base, file) for quant, file in quants},
+        grouping=first.grouping,
     )
+
+
+def _answers_of(base: AnswerFile | None, quant: AnswerFile) -> ImportedAnswers:
+    if base is None:
+        return ImportedAnswers(_pair_answers(quant.records, quant.records)[1], None)
+    quant = _align(base, quant)
+    before, after = _pair_answers(base.records, quant.records)
+    return ImportedAnswers(after, before, _pair_norm(base.records, quant.records))
 
 
 def _align(base: AnswerFile, quant: AnswerFile) -> AnswerFile:
@@ -92,7 +62,7 @@ def _align(base: AnswerFile, quant: AnswerFile) -> AnswerFile:
             f"{quant.path} and {base.path} asked different questions under {len(changed)} of {len(known)} equal ids "
             f"(first: {changed[0]!r}); use the same data set, order and limit for both"
         )
-    return AnswerFile(quant.path, quant.kind, quant.metric, records)
+    return replace(quant, records=records)
 
 
 def _pair_answers(base: Sequence[AnswerRecord], quant: Sequence[AnswerRecord]) -> tuple[Answers, Answers]:
@@ -173,7 +143,7 @@ def _pair_norm(base: Sequence[AnswerRecord], quant: Sequence[AnswerRecord]) -> t
     return _pair_answers(pair[0], pair[1])
 
 
-def _tell_apart(paths: Sequence[Path]) -> list[str]:
+def tell_apart(paths: Sequence[Path]) -> list[str]:
     """The shortest ends of the paths that are all different: stems, else with their folders."""
     parts = [(*path.parts[:-1], path.stem) for path in paths]
     for depth in range(1, max(map(len, parts), default=1) + 1):

@@ -21,6 +21,7 @@ from quantprobe.imports.records import (
     parse_json,
     parse_text,
 )
+from quantprobe.probes.grouping import UNGROUPED
 
 _ID_NAMES = ("item_id", "id")
 
@@ -31,7 +32,8 @@ def read_answers(path: Path, metric: str | None = None, filter_name: str | None 
     * lm-evaluation-harness `samples_*.jsonl` (has `doc_id`): `metric` is by default acc, else exact_match;
       where the file holds several filters, `filter_name` chooses one;
     * inspect_ai logs, `.json` or `.eval` (a zip): `metric` chooses the scorer where there are several;
-    * plain JSONL or CSV with `item_id` (or `id`), `correct`, and optionally `prediction` and `group`.
+    * plain JSONL or CSV with `item_id` (or `id`), `correct`, and optionally `prediction` and `group`; groups count as
+      clusters, questions of one source.
 
     Raises `FileFormatError` that names file and line for a damaged file, a duplicate id or an unknown form, and
     `InputError` for a file that cannot be read, or a metric or filter that is not in it.
@@ -44,7 +46,7 @@ def read_answers(path: Path, metric: str | None = None, filter_name: str | None 
         first = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
         if first == b"{" or first == b"[":
             return _checked(_read_json(path, metric, filter_name))
-        return _checked(AnswerFile(path, "csv", "correct", tuple(_read_csv(path))))
+        return _checked(AnswerFile(path, "csv", "correct", tuple(_read_csv(path)), UNGROUPED))
     except OSError as error:
         raise InputError(f"cannot read the answers {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -73,7 +75,7 @@ def _read_json(path: Path, metric: str | None, filter_name: str | None) -> Answe
     rows = chain([first], rows)
     if "doc_id" in first[1]:
         return read_lm_eval(path, rows, metric, filter_name)
-    return AnswerFile(path, "jsonl", "correct", tuple(_plain_record(place, row) for place, row in rows))
+    return AnswerFile(path, "jsonl", "correct", tuple(_plain_record(place, row) for place, row in rows), UNGROUPED)
 
 
 def _is_one_value(path: Path) -> bool:

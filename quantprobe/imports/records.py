@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantprobe.errors import FileFormatError
+from quantprobe.probes.grouping import UNGROUPED
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class AnswerRecord:
 
     id: str
     group: str
-    """Subject, or the question that several epochs repeat; empty: the item is its own cluster."""
+    """Subject, source, or the question that several epochs repeat; empty where there is none."""
     prediction: str | None
     """What was answered, as text (the index of the choice where choices were scored); None: not told."""
     correct: bool | None
@@ -37,10 +38,12 @@ class AnswerFile:
 
     path: Path
     kind: str
-    """`lm-eval`, `inspect`, `jsonl` or `csv`."""
+    """`lm-eval`, `inspect`, `jsonl`, `csv` or `llama-perplexity log`."""
     metric: str
     """What decided correctness: `acc`, `exact_match`, a scorer's name, or `correct`."""
     records: tuple[AnswerRecord, ...]
+    grouping: str = UNGROUPED
+    """What the groups of the records are (`quantprobe.stats.design`)."""
 
 
 def parse_json(text: str | bytes, place: str) -> Any:

@@ -1,7 +1,7 @@
 """The compiled inner loops: everything that must look at every entry of a row.
 
 Three entry points, `compare_rows` (logits against logits), `compare_records` (llama.cpp's 16-bit base records against
-logits) and `log_normalisers` (logits alone); `divergence.py` and `choice_scores.py` validate their input. Rows are
+logits) and `log_normalisers` (logits alone); `rows.py` and `scores.py` validate their input. Rows are
 shared out over threads and every row is summed by one thread in one fixed order, so the result has the same bits for
 any thread count. `reassoc` and `contract` let LLVM keep several partial sums and fuse multiply-adds; no flag that
 assumes finite numbers is set.

@@ -1,21 +1,7 @@
 """Row metrics: what one scored position says about base and quant.
 
-All fields come from one fused pass over the two rows (`kernels.py`); sums are float64 and do not depend on the number
-of threads. With p = softmax(base), q = softmax(quant), t the target token (log-probabilities count as logits):
-
-========================  ======================================================================================
-`nll_base`, `nll`         -ln p[t], -ln q[t], in nats
-`kld`, `kld_reverse`      sum p ln(p/q), sum q ln(q/p), in nats
-`jsd`                     (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, in nats, at most ln 2
-`tv`                      sum |p - q| / 2, 0 to 1
-`top_k_overlap`           share of the base's `TOP_K` most probable tokens that are among the quant's `TOP_K`
-`delta_p`, `delta_logp`   q[t] - p[t]; ln q[t] - ln p[t] in nats
-`base_entropy`            -sum p ln p, in nats
-`base_confidence`         max p
-`same_top`                both rows have the same most probable token
-`base_right`              the base's most probable token is t; `quant_right` likewise
-`finite`                  every field above is a finite number
-========================  ======================================================================================
+`quantities.ROW_QUANTITIES` declares the fields with their formulas. All come from one fused pass over the two rows
+(`kernels.py`); sums are float64 and do not depend on the number of threads; log-probabilities count as logits.
 
 Ties: the token with the lowest id counts as the more probable one. Nothing is smoothed or clamped (llama.cpp leaves out
 terms below -16 nats; this does not), except that a divergence that rounding made negative is 0. Two rows with the
@@ -37,23 +23,12 @@ from numpy.typing import NDArray
 from quantprobe.arrays import BoolArray, Float32Array, Int32Array, UInt16Array
 from quantprobe.errors import MismatchError
 from quantprobe.metrics.kernels import TOP_K, compare_records, compare_rows
+from quantprobe.metrics.quantities import FLAG, ROW_QUANTITIES
 
 __all__ = ["ROW_DTYPE", "TOP_K", "llama_row_metrics", "row_metrics", "token_drops", "token_leapfrogs"]
 
-FLOAT_FIELDS = (
-    "nll_base",
-    "nll",
-    "kld",
-    "kld_reverse",
-    "jsd",
-    "tv",
-    "top_k_overlap",
-    "delta_p",
-    "delta_logp",
-    "base_entropy",
-    "base_confidence",
-)
-FLAG_FIELDS = ("same_top", "base_right", "quant_right", "finite")
+FLOAT_FIELDS = tuple(metric.name for metric in ROW_QUANTITIES if metric.unit != FLAG)
+FLAG_FIELDS = tuple(metric.name for metric in ROW_QUANTITIES if metric.unit == FLAG)
 ROW_DTYPE: np.dtype[np.void] = np.dtype(
     [(name, np.float64) for name in FLOAT_FIELDS] + [(name, np.bool_) for name in FLAG_FIELDS]
 )

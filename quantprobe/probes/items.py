@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from quantprobe.arrays import Int32Array, Int64Array
-
-RULES = ("tokens", "sum", "bytes", "chars", "letter")
-WINOGRANDE_RULES = ("llama_winogrande", "llama_winogrande_compat")
-"""Names of the scoring rules; `quantprobe.metrics.scores.score_choices` defines them."""
+from quantprobe.probes.grouping import UNGROUPED
 
 
 @dataclass(frozen=True)
@@ -20,7 +17,7 @@ class Question:
 
     id: str
     group: str
-    """Subject or source; the cluster of the uncertainty. Empty: the question is its own cluster."""
+    """Kind or source of the question; the file's grouping says which (`quantprobe.probes.grouping`). Empty: none."""
     prompt: str
     choices: tuple[str, ...]
     gold: int
@@ -40,7 +37,7 @@ class ChoiceItem:
     So a branch of one token adds no row, and the last token of a choice is never decoded.
 
     Branches beyond the choices (`len(branches) > n_choices`) score nothing by themselves; they hold rows
-    that `llama_winogrande_compat` needs (`quantprobe.probes.questions.winogrande`).
+    that a rule with `slip` needs (`quantprobe.probes.questions.winogrande`).
     """
 
     id: str
@@ -93,13 +90,15 @@ class TaskProbe:
 
     name: str
     rule: str
-    """The rule that decides correctness, one of `RULES` or `WINOGRANDE_RULES`."""
+    """The rule that decides correctness, by its name in `quantprobe.probes.rules.RULES`."""
     template: str
     """What made the prompts, named; part of the results."""
     items: tuple[ChoiceItem, ...]
     n_left_out: int = 0
     """Questions that never became items: longer than the context, or broken and skipped on request. No part of the
     digest."""
+    grouping: str = UNGROUPED
+    """What the items' groups are, one of `quantprobe.probes.grouping.GROUPINGS`. No part of the digest."""
 
     @property
     def n_rows(self) -> int:
@@ -108,6 +107,13 @@ class TaskProbe:
     def offsets(self) -> list[int]:
         """First row of each item, and the total at the end: `[n_items + 1]`."""
         return [0, *np.cumsum([item.n_rows for item in self.items]).tolist()]
+
+    def subset(self, numbers: Int64Array) -> tuple[TaskProbe, Int64Array]:
+        """The probe of the items at `numbers` alone, and for each of its rows the row of this probe, `[n_rows]`."""
+        offsets = self.offsets()
+        rows = [np.arange(offsets[number], offsets[number + 1], dtype=np.int64) for number in numbers]
+        items = tuple(self.items[number] for number in numbers)
+        return replace(self, items=items), np.concatenate(rows) if rows else np.empty(0, np.int64)
 
     def sha256(self) -> str:
         """Digest of everything that the rows depend on."""

@@ -8,22 +8,7 @@ from dataclasses import dataclass, replace
 from quantprobe.errors import InputError
 from quantprobe.probes.items import Question
 from quantprobe.probes.questions.entries import LETTERS
-
-
-@dataclass(frozen=True)
-class Template:
-    """How a question becomes text.
-
-    `body` holds `{prompt}` and, in letter style, `{choices}` (one line `A. ...` per choice); `header`
-    stands once before everything and holds `{group}`. In cloze style the choices' texts continue the
-    prompt, in letter style their letters do.
-    """
-
-    name: str
-    body: str
-    style: str
-    """`cloze` or `letter`."""
-    header: str = ""
+from quantprobe.probes.templates import Template
 
 
 @dataclass(frozen=True)
@@ -50,61 +35,6 @@ class PromptedQuestion:
     """The question's own text, without template and examples, for people to read."""
     choices: tuple[str, ...] = ()
     """The choices' own texts."""
-
-
-TEMPLATES = {
-    template.name: template
-    for template in (
-        Template("plain", "{prompt}", "cloze"),
-        Template("question", "Question: {prompt}\nAnswer:", "cloze"),
-        Template("qa", "Q: {prompt}\nA:", "cloze"),
-        Template("letters", "Question: {prompt}\n{choices}Answer:", "letter"),
-        Template(
-            "mmlu",
-            "{prompt}\n{choices}Answer:",
-            "letter",
-            "The following are multiple choice questions (with answers) about {group}.\n\n",
-        ),
-    )
-}
-"""Templates by name. `plain` is HellaSwag's and llama-perplexity's, `question` ARC's, `mmlu` MMLU's in
-lm-evaluation-harness. `qa` is TruthfulQA's without the six fixed examples that the harness puts before it:
-give them as few-shot examples to have the same text."""
-
-_DEFAULTS = {
-    "arc-jsonl": "question",
-    "arc-labels-jsonl": "question",
-    "arc-original-jsonl": "question",
-    "mmlu-jsonl": "mmlu",
-    "mmlu-csv": "mmlu",
-    "mmlu-folder": "mmlu",
-    "truthfulqa-csv": "qa",
-}
-
-
-def default_template(format: str) -> Template:
-    """The template of a question format: lm-evaluation-harness's where it has one, else `plain`."""
-    return TEMPLATES[_DEFAULTS.get(format, "plain")]
-
-
-def find_template(name: str | None, format: str) -> Template:
-    """A template by name; None: the default of the format. Raises `InputError` for an unknown name."""
-    if name is None:
-        return default_template(format)
-    if name not in TEMPLATES:
-        raise InputError(f"unknown template {name!r}; known are {', '.join(TEMPLATES)}")
-    return TEMPLATES[name]
-
-
-def default_rule(template: Template, questions: Sequence[Question]) -> str:
-    """The rule that decides correctness unless one is asked for.
-
-    `letter` for letters, `llama_winogrande` where every question has text behind the choice, else
-    llama-perplexity's `tokens`.
-    """
-    if template.style == "letter":
-        return "letter"
-    return "llama_winogrande" if questions and all(question.suffix for question in questions) else "tokens"
 
 
 def prompt_questions(

@@ -10,9 +10,10 @@ import numpy as np
 
 from quantprobe.arrays import Int32Array
 from quantprobe.errors import InputError
-from quantprobe.probes.items import RULES, WINOGRANDE_RULES, ChoiceItem, TaskProbe
+from quantprobe.probes.items import ChoiceItem, TaskProbe
 from quantprobe.probes.prompts import PromptedQuestion
 from quantprobe.probes.questions.winogrande import slip_branch
+from quantprobe.probes.rules import RULES, check_rule
 
 Tokenize = Callable[[str, bool, bool], Int32Array]
 """(text, add_special, parse_special) -> `[n_tokens]` int32."""
@@ -70,7 +71,7 @@ def choice_item(prompted: PromptedQuestion, tokenize: Tokenize, rule: str) -> Ch
         prompt=prompted.question,
         choices=prompted.choices,
     )
-    slip = slip_branch(item) if rule == "llama_winogrande_compat" else None
+    slip = slip_branch(item) if RULES[rule].slip else None
     return item if slip is None else replace(item, branches=(*item.branches, slip))
 
 
@@ -134,15 +135,3 @@ def _starts(prompted: PromptedQuestion, tokenize: Tokenize, n_prefix: int, lengt
 
 def _tokens(tokenize: Tokenize, text: str, flags: tuple[bool, bool]) -> Int32Array:
     return np.asarray(tokenize(text, *flags), dtype=np.int32)
-
-
-def check_rule(prompted: PromptedQuestion, rule: str) -> None:
-    """Raises `InputError` if there is no such rule, or it does not suit the question."""
-    if rule not in (*RULES, *WINOGRANDE_RULES):
-        raise InputError(f"unknown scoring rule {rule!r}; known are {', '.join((*RULES, *WINOGRANDE_RULES))}")
-    if rule == "letter" and prompted.style != "letter":
-        raise InputError(f"the rule 'letter' needs a prompt that lists letters; question {prompted.id} has none")
-    if rule in WINOGRANDE_RULES and (not prompted.suffix or len(prompted.continuations) != 2):
-        raise InputError(
-            f"the rule {rule!r} is for two choices with text behind them; question {prompted.id} is not of that kind"
-        )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from quantprobe.arrays import Int32Array
+from quantprobe.arrays import Int32Array, Int64Array
 from quantprobe.errors import InputError
 
 
@@ -61,6 +61,11 @@ class TextProbe:
         if self.bos is not None:
             tokens[:, 0] = self.bos
         return tokens
+
+    def subset(self, windows: Int64Array) -> tuple[TextProbe, Int64Array]:
+        """The probe of these windows alone, and for each of its rows the row of this probe, `[n_rows]`."""
+        rows = windows[:, None] * self.rows_per_window + np.arange(self.rows_per_window, dtype=np.int64)
+        return replace(self, tokens=np.ascontiguousarray(self.tokens[windows])), rows.reshape(-1)
 
     def sha256(self) -> str:
         """Digest of everything that the rows depend on."""

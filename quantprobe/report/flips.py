@@ -1,21 +1,19 @@
-"""Items whose answer changed between a base and a quant, with their text, from the files of a run."""
+"""Questions whose answer changed between a base and a quant, with their text where the run kept it."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import numpy as np
 
 from quantprobe.errors import InputError
 from quantprobe.metrics.answers import UNKNOWN
 from quantprobe.metrics.direction import DROP, LEAPFROG, OTHER_WRONG, ChangedItem, list_changes
-from quantprobe.names import safe_name
-from quantprobe.probes.items import Question
-from quantprobe.probes.questions.recognise import read_questions
-from quantprobe.report.results_view import POOLED, read_results
-from quantprobe.run.items import read_items
-from quantprobe.run.results_file import Json, plain
+from quantprobe.run.cohort import Cohort
+from quantprobe.run.json_text import Json, plain
+from quantprobe.run.questions import read_task_questions
+from quantprobe.run.results import Quant
 
 
 @dataclass(frozen=True)
@@ -36,69 +34,84 @@ class TaskFlips:
 
     task: str
     n_items: int
+    """Items that both models answered."""
+    n_invalid: int
+    """Items without an answer of one of them; they can have no flip."""
     flips: tuple[Flip, ...]
 
-    def to_dict(self) -> dict[str, Json]:
-        """One flat object per item, for `--json`."""
-        items: list[Json] = [
-            plain(
-                {
-                    **asdict(flip.item),
-                    "base_margin": flip.base_margin,
-                    "quant_margin": flip.quant_margin,
-                    "prompt": flip.prompt,
-                    "choices": flip.choices,
-                }
-            )
-            for flip in self.flips
-        ]
-        return {"task": self.task, "n_items": self.n_items, "n_changed": len(items), "items": items}
+    def to_dict(self, limit: int | None = None) -> dict[str, Json]:
+        """The counts, and one flat object for each of the first `limit` items, for `--json`."""
+        items = [plain({**asdict(flip.item), **_details(flip)}) for flip in self.flips[:limit]]
+        counts = {"n_items": self.n_items, "n_invalid": self.n_invalid, "n_changed": len(self.flips)}
+        return {"task": self.task, **counts, "items": items}
 
 
-def find_quant(run: Path, wanted: str) -> tuple[str, tuple[str, ...]]:
-    """The quant's name and its tasks in a run; `wanted` is its name, its file, or a part that only one name holds.
+def find_quant(cohort: Cohort, wanted: str) -> Quant:
+    """The quant that `wanted` names: its name, its file, or a part that no other name contains.
 
-    Raises `InputError` if none or several fit, and what `read_results` raises.
+    Raises `InputError` if none or several fit.
     """
-    quants = read_results(run / "results.json").quants
-    tasks = {quant.model.name: tuple(task for task in quant.tasks if task != POOLED) for quant in quants}
-    found = [name for name in tasks if name in (wanted, Path(wanted).name.removesuffix(".gguf"))]
-    found = found or [name for name in tasks if wanted.casefold() in name.casefold()]
+    names = [quant.name for quant in cohort.quants]
+    found = [name for name in names if name in (wanted, Path(wanted).name.removesuffix(".gguf"))]
+    found = found or [name for name in names if wanted.casefold() in name.casefold()]
     if len(found) != 1:
         which = f"{wanted!r} fits {', '.join(found)}" if found else f"there is no quant {wanted!r}"
-        raise InputError(f"{which} in {run}; its quants are {', '.join(tasks)}")
-    return found[0], tasks[found[0]]
+        raise InputError(f"{which} in {cohort.runs[0].path}; its quants are {', '.join(names)}")
+    return cohort.quant(found[0])
 
 
-def read_flips(run: Path, quant: str, task: str, group: str | None = None) -> TaskFlips:
-    """The changed items of one quant on one task, or on one group of it, from `RUN/items` and `RUN/tasks`."""
-    pair = read_items(run / "items" / safe_name(quant) / f"{safe_name(task)}.csv")
+def find_flips(cohort: Cohort, quant: Quant, task: str | None = None, group: str | None = None) -> list[TaskFlips]:
+    """The changed items of one quant: on all its tasks or on `task`, of all groups or of `group`.
+
+    Raises `InputError` for a task or group that the run does not have, and where it kept no answers.
+    """
+    run = cohort.runs[0].path
+    if not quant.tasks or (task is not None and task not in quant.tasks):
+        wanted = f"no task {task!r}" if quant.tasks else "no tasks"
+        raise InputError(f"{run} has {wanted} for {quant.name}; it has {', '.join(quant.tasks) or 'texts only'}")
+    found = [read_flips(cohort, quant.name, name, group) for name in ([task] if task else quant.tasks)]
+    if group is not None:
+        found = [one for one in found if one.n_items + one.n_invalid]
+        if not found:
+            raise InputError(f"no item of {task or 'any task'} in {run} is in a group {group!r}")
+    return found
+
+
+def read_flips(cohort: Cohort, quant: str, task: str, group: str | None = None) -> TaskFlips:
+    """The changed items of one quant on one task, or on one group of it."""
+    if not cohort.has_items(quant, task):
+        raise InputError(
+            f"{cohort.items_files[quant, task]} does not exist: of {quant} on {task} the run kept only the counts"
+        )
+    pair = cohort.items(quant, task)
+    questions = next((found for run in cohort.runs if (found := read_task_questions(run, task))), {})
+    valid = pair.base.valid & pair.quant.valid
+    inside = [group is None or one == group for one in pair.base.groups]
     places = {name: place for place, name in enumerate(pair.base.ids)}
-    n_items = len(places) if group is None else pair.base.groups.count(group)
-    questions = _read_texts(run / "tasks" / f"{safe_name(task)}.jsonl")
     flips = []
     for item in list_changes(pair.base, pair.quant):
-        if group is not None and item.group != group:
-            continue
         place, question = places[item.id], questions.get(item.id)
-        flips.append(
-            Flip(
-                item=item,
-                base_margin=_known(pair.base.margin[place]),
-                quant_margin=_known(pair.quant.margin[place]),
-                prompt=question.prompt if question else "",
-                choices=question.choices if question else (),
+        if inside[place]:
+            flips.append(
+                Flip(
+                    item=item,
+                    base_margin=_known(float(pair.base.margin[place])),
+                    quant_margin=_known(float(pair.quant.margin[place])),
+                    prompt=question.prompt if question else "",
+                    choices=question.choices if question else (),
+                )
             )
-        )
-    return TaskFlips(task, n_items, tuple(flips))
+    n_items = int(valid[inside].sum())
+    return TaskFlips(task, n_items, sum(inside) - n_items, tuple(flips))
 
 
 def count_kinds(flips: TaskFlips) -> str:
     """How many answers changed, and how, in words."""
     kinds = [flip.item.kind for flip in flips.flips]
+    invalid = f"; {flips.n_invalid:,} without an answer" if flips.n_invalid else ""
     return (
         f"{flips.task}: {len(kinds):,} of {flips.n_items:,} answers changed: {kinds.count(DROP):,} drops, "
-        f"{kinds.count(LEAPFROG):,} leapfrogs, {kinds.count(OTHER_WRONG):,} wrong to other wrong"
+        f"{kinds.count(LEAPFROG):,} leapfrogs, {kinds.count(OTHER_WRONG):,} wrong to other wrong{invalid}"
     )
 
 
@@ -107,6 +120,11 @@ def format_flip(flip: Flip) -> str:
     item = flip.item
     group = f"  [{item.group}]" if item.group else ""
     return "\n".join([f"{item.kind.upper()}  {item.id}{group}{_format_margins(flip)}", *_format_question(flip)])
+
+
+def _details(flip: Flip) -> dict[str, float | str | Sequence[str] | None]:
+    margins = {"base_margin": flip.base_margin, "quant_margin": flip.quant_margin}
+    return {**margins, "prompt": flip.prompt, "choices": flip.choices}
 
 
 def _format_margins(flip: Flip) -> str:
@@ -118,23 +136,16 @@ def _format_margins(flip: Flip) -> str:
 
 def _format_question(flip: Flip) -> list[str]:
     item = flip.item
+    chosen = (("right", item.gold), ("base", item.base_pred), ("quant", item.quant_pred))
     if not flip.choices:
-        told = [("right", item.gold), ("base", item.base_pred), ("quant", item.quant_pred)]
-        known = [f"{who} {place}" for who, place in told if place != UNKNOWN]
+        known = [f"{who} {place}" for who, place in chosen if place != UNKNOWN]
         return [f"    choices by number: {', '.join(known)}"] if known else []
     lines = [f"    {line}" for line in flip.prompt.splitlines()]
     for place, choice in enumerate(flip.choices):
-        who = [name for name, chosen in (("right", item.gold), ("base", item.base_pred), ("quant", item.quant_pred))
-               if chosen == place]  # fmt: skip
-        lines.append(f"    {', '.join(who):>12} | {' '.join(choice.split())}")
+        who = ", ".join(name for name, number in chosen if number == place)
+        lines.append(f"    {who:>18} | {' '.join(choice.split())}")
     return lines
 
 
-def _read_texts(path: Path) -> dict[str, Question]:
-    if not path.is_file():
-        return {}
-    return {question.id: question for question in read_questions(path, "native").questions}
-
-
 def _known(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    return value if math.isfinite(value) else None

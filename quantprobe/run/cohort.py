@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from quantprobe.errors import InputError, MismatchError
-from quantprobe.run.results import ModelRecord, QuantRecord, RunRecord, TaskRecord, TextRecord, read_results
-from quantprobe.run.tables import ItemTable, read_items, read_rows
-
-__all__ = ["Cohort", "ItemTable", "ModelRecord", "QuantRecord", "TaskRecord", "TextRecord", "read_cohort"]
-
-PROBE_SETTINGS = ("texts", "tasks", "probes")
-"""Settings that describe one probe each: runs may have measured different probes, but not the same one differently."""
+from quantprobe.gguf.model import ModelIdentity
+from quantprobe.run.compare import Difference, require_comparable, setting_differences
+from quantprobe.run.floor import text_floor
+from quantprobe.run.folder import RunFolder
+from quantprobe.run.items import PairedAnswers, read_items
+from quantprobe.run.results import NullControl, Quant, Results, TaskFacts, read_results
+from quantprobe.run.rows import read_rows
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Quants of one base under one set of settings; per-item and per-row files are read when asked for."""
+    """Quants of one base under settings that may be compared; items and rows are read when asked for."""
 
-    base: ModelRecord
+    base: ModelIdentity
     settings: Mapping[str, Any]
-    quants: tuple[QuantRecord, ...]
-    null_control: Mapping[str, Any] | None
-    floors: Mapping[str, float]
-    """Mean KLD of the base against itself, by text (nats): the instrument's floor."""
-    runs: tuple[Path, ...]
+    quants: tuple[Quant, ...]
+    null_control: NullControl | None
+    tasks_facts: Mapping[str, TaskFacts]
+    """By task, what holds for every quant; empty where no run tells."""
+    runs: tuple[RunFolder, ...]
+    differences: tuple[Difference, ...] = ()
+    """Settings in which the runs differ, those that were allowed and those that move no logits."""
+    rows_files: Mapping[tuple[str, str], Path] = field(default_factory=dict)
+    """By quant and text, where the row metrics lie if the run kept them."""
+    items_files: Mapping[tuple[str, str], Path] = field(default_factory=dict)
+    """By quant and task, where the answers lie if the run kept them."""
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -41,29 +47,39 @@ class Cohort:
         """Names of all tasks, in the order in which they first occur."""
         return tuple(dict.fromkeys(name for quant in self.quants for name in quant.tasks))
 
-    def quant(self, name: str) -> QuantRecord:
+    def quant(self, name: str) -> Quant:
         for quant in self.quants:
             if quant.name == name:
                 return quant
         raise InputError(f"no quant {name!r} in this cohort; it has {', '.join(q.name for q in self.quants)}")
 
-    def items(self, quant: str, task: str) -> ItemTable:
-        """The answers of `quant` to `task`, one row per question. Raises InputError where there are none."""
-        record = self.quant(quant).tasks.get(task)
-        if record is None:
+    def floor(self, text: str) -> float | None:
+        """Mean KLD (nats) of the base against itself on a text; None where no null control was run."""
+        return None if self.null_control is None else text_floor(self.null_control.texts.get(text))
+
+    def has_items(self, quant: str, task: str) -> bool:
+        """Whether the run of this quant kept its answers to the task."""
+        return (quant, task) in self.items_files and self.items_files[quant, task].is_file()
+
+    def has_rows(self, quant: str, text: str) -> bool:
+        """Whether the run of this quant kept its row metrics on the text."""
+        return (quant, text) in self.rows_files and self.rows_files[quant, text].is_file()
+
+    def items(self, quant: str, task: str) -> PairedAnswers:
+        """The answers of base and quant to `task`. Raises InputError where there are none."""
+        if task not in self.quant(quant).tasks:
             raise InputError(f"{quant} was not measured on the task {task!r}; the cohort has {', '.join(self.tasks)}")
-        return read_items(record.items_file)
+        return read_items(self.items_files[quant, task])
 
     def rows(self, quant: str, text: str, names: Sequence[str] | None = None) -> Mapping[str, NDArray[Any]]:
         """Row metrics of `quant` on `text` (all, or `names`), `[n_rows]` each. Raises InputError if there are none."""
-        record = self.quant(quant).texts.get(text)
-        if record is None:
+        if text not in self.quant(quant).texts:
             raise InputError(f"{quant} was not measured on the text {text!r}; the cohort has {', '.join(self.texts)}")
-        return read_rows(record.rows_file, names)
+        return read_rows(self.rows_files[quant, text], names)
 
 
 def read_cohort(runs: Sequence[Path], allow: Sequence[str] = ()) -> Cohort:
-    """Read runs and merge them: same base, same settings, each quant once.
+    """Read runs and merge them: same base, settings that may be compared, each quant once.
 
     A quant that occurs in several runs (same SHA-256) gets the texts and tasks of all; what was measured twice is
     taken from the first run. Two different files of the same name are told apart by their run: `NAME@RUN`.
@@ -73,101 +89,107 @@ def read_cohort(runs: Sequence[Path], allow: Sequence[str] = ()) -> Cohort:
     runs
         Folders with a `results.json`, or such files.
     allow
-        Settings, by name (`backend`, or `texts.wiki` for a nested one), in which the runs may differ.
+        Settings, by name (`backend`, or `texts.wiki` for a nested one), in which the runs may differ although they
+        move logits.
 
     Raises
     ------
     MismatchError
-        Another base, or a setting that differs and is not allowed to; the message names all of them.
+        Another base, or a setting that moves logits differs and is not allowed to; the message names all of them.
     FileFormatError, InputError
         As `read_results`.
     """
     if not runs:
-        raise InputError("no run given; a study needs the folder of at least one sweep")
-    records = [read_results(Path(run)) for run in runs]
-    first = records[0]
-    for other in records[1:]:
-        _check_same(first, other, allow)
+        raise InputError("no run given; name the folder of at least one run")
+    folders = tuple(RunFolder.of(Path(run)) for run in runs)
+    results = [read_results(folder.results) for folder in folders]
+    return merge_runs(folders, results, allow)
+
+
+def merge_runs(folders: Sequence[RunFolder], results: Sequence[Results], allow: Sequence[str] = ()) -> Cohort:
+    """`read_cohort` of runs that are read already."""
+    differences: list[Difference] = []
+    for folder, other in zip(folders[1:], results[1:], strict=True):
+        _require_same_base(folders[0], results[0], folder, other)
+        found = setting_differences(results[0].settings, other.settings)
+        differences += require_comparable(found, allow, f"{folders[0].path} and {folder.path}")
     settings: dict[str, Any] = {}
-    for record in reversed(records):
-        settings |= record.settings
-    controls = [record.null_control for record in records if record.null_control is not None]
+    facts: dict[str, TaskFacts] = {}
+    for one in reversed(results):
+        settings |= one.settings
+        facts |= one.tasks
+    quants, rows_files, items_files = _merge_quants(folders, results)
     return Cohort(
-        base=first.base,
+        base=results[0].base,
         settings=settings,
-        quants=_merge_quants(records),
-        null_control=_merge_controls(controls) if controls else None,
-        floors={text: kld for record in reversed(records) for text, kld in record.floors.items()},
-        runs=tuple(record.run for record in records),
+        quants=quants,
+        null_control=_merge_controls([one.null_control for one in results if one.null_control is not None]),
+        tasks_facts=facts,
+        runs=tuple(folders),
+        differences=tuple(dict.fromkeys(differences)),
+        rows_files=rows_files,
+        items_files=items_files,
     )
 
 
-def _merge_quants(records: Sequence[RunRecord]) -> tuple[QuantRecord, ...]:
-    merged: dict[str, QuantRecord] = {}
-    for quant in (quant for record in records for quant in record.quants):
-        key = quant.sha256 or f"name {quant.name}"
-        known = merged.get(key)
-        if known is None:
-            merged[key] = quant
-        else:  # the first run's measurement stays
-            texts = {**quant.texts, **known.texts}
-            merged[key] = replace(known, texts=texts, tasks={**quant.tasks, **known.tasks})
-    names: set[str] = set()
-    unique: list[QuantRecord] = []
-    for quant in merged.values():
-        name = quant.name if quant.name not in names else f"{quant.name}@{quant.run.name}"
-        while name in names:
-            name += "'"
-        names.add(name)
-        unique.append(replace(quant, name=name))
-    return tuple(unique)
+_Files = dict[tuple[str, str], Path]
 
 
-def _merge_controls(controls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
-    for control in reversed(controls):
-        for key, value in control.items():
-            merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
-    return merged
+def _merge_quants(folders: Sequence[RunFolder], results: Sequence[Results]) -> tuple[tuple[Quant, ...], _Files, _Files]:
+    merged: dict[str, Quant] = {}
+    rows: dict[str, dict[str, Path]] = {}
+    items: dict[str, dict[str, Path]] = {}
+    names: dict[str, str] = {}
+    for folder, one in zip(folders, results, strict=True):
+        for quant in one.quants:
+            key = quant.sha256 or f"name {quant.name}"
+            known = merged.get(key)
+            if known is None:
+                names[key] = _unique_name(quant.name, folder, set(names.values()))
+                merged[key] = replace(quant, name=names[key])
+            else:  # the first run's measurement stays
+                merged[key] = replace(
+                    known, texts={**quant.texts, **known.texts}, tasks={**quant.tasks, **known.tasks}, pooled=None
+                )
+            rows[key] = {**_rows_of(folder, quant), **rows.get(key, {})}
+            items[key] = {**_items_of(folder, quant), **items.get(key, {})}
+    return (
+        tuple(merged.values()),
+        {(names[key], text): path for key, paths in rows.items() for text, path in paths.items()},
+        {(names[key], task): path for key, paths in items.items() for task, path in paths.items()},
+    )
 
 
-def _check_same(first: RunRecord, other: RunRecord, allow: Sequence[str]) -> None:
-    if first.base.sha256 != other.base.sha256:
+def _rows_of(folder: RunFolder, quant: Quant) -> dict[str, Path]:
+    named = quant.files.texts
+    return {t: folder.inside(named[t]) if t in named else folder.rows(quant.name, t) for t in quant.texts}
+
+
+def _items_of(folder: RunFolder, quant: Quant) -> dict[str, Path]:
+    named = quant.files.tasks
+    return {t: folder.inside(named[t]) if t in named else folder.items(quant.name, t) for t in quant.tasks}
+
+
+def _unique_name(name: str, folder: RunFolder, taken: set[str]) -> str:
+    unique = name if name not in taken else f"{name}@{folder.name}"
+    while unique in taken:
+        unique += "'"
+    return unique
+
+
+def _merge_controls(controls: Sequence[NullControl]) -> NullControl | None:
+    if not controls:
+        return None
+    texts = {name: null for control in reversed(controls) for name, null in control.texts.items()}
+    tasks = {name: null for control in reversed(controls) for name, null in control.tasks.items()}
+    return NullControl(texts=texts, tasks=tasks)
+
+
+def _require_same_base(first: RunFolder, a: Results, second: RunFolder, b: Results) -> None:
+    same = a.base.sha256 == b.base.sha256 and (a.base.sha256 or a.base.name == b.base.name)
+    if not same:
         raise MismatchError(
-            f"{first.run} and {other.run} have different bases, {first.base.name} ({first.base.sha256[:12]}) and "
-            f"{other.base.name} ({other.base.sha256[:12]}); a cohort is measured against one base"
+            f"{first.path} and {second.path} have different bases, {a.base.name} ({a.base.sha256[:12]}) and "
+            f"{b.base.name} ({b.base.sha256[:12]}); a cohort is measured against one base, and imported results join "
+            "one with --like RUN"
         )
-    left, right = _flatten(first.settings), _flatten(other.settings)
-    differing = [
-        f"{'.'.join(key)} is {left.get(key, 'not set')} and {right.get(key, 'not set')}"
-        for key in sorted(left.keys() | right.keys())
-        if left.get(key) != right.get(key) and not _is_allowed(key, allow) and not _is_other_probe(key, left, right)
-    ]
-    if differing:
-        raise MismatchError(
-            f"{first.run} and {other.run} were measured under different settings, so their numbers cannot be compared: "
-            f"{'; '.join(differing)}. Measure again under the same settings, or allow each difference by its name"
-        )
-
-
-def _flatten(settings: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-    flat: dict[tuple[str, ...], Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, (*prefix, key))
-        else:
-            flat[(*prefix, key)] = value
-    return flat
-
-
-def _is_allowed(key: tuple[str, ...], allow: Sequence[str]) -> bool:
-    return any(".".join(key[:depth]) in allow for depth in range(1, len(key) + 1))
-
-
-def _is_other_probe(
-    key: tuple[str, ...], left: Mapping[tuple[str, ...], Any], right: Mapping[tuple[str, ...], Any]
-) -> bool:
-    """Whether `key` belongs to a probe (`texts`, NAME, ...) that only one of the two runs measured."""
-    if key[0] not in PROBE_SETTINGS:
-        return False
-    return not all(any(name[:2] == key[:2] for name in side) for side in (left, right))

@@ -1,134 +1,130 @@
-"""`results.json` as records: validated once, here, so that everything after may trust it."""
+"""`results.json` as records: the one schema, its reader and its writer.
+
+`docs/formats.md` describes the file for other programs. Members that are not listed here are ignored. A plain number
+where an estimate is expected is an estimate without uncertainty.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
 
 from quantprobe.errors import FileFormatError, InputError
-from quantprobe.names import safe_name
-from quantprobe.run.json_node import Node
+from quantprobe.gguf.model import ImatrixInfo, ModelIdentity
+from quantprobe.run.folder import RunFolder
+from quantprobe.run.json_text import plain, write_json
 from quantprobe.stats.estimates import Estimate
+from quantprobe.stats.summary import TextSummary
+from quantprobe.stats.summary_tasks import TaskSummary
 
 FORMAT_VERSION = 1
-COUNTS = ("drops", "leapfrogs", "wrong_to_other_wrong", "n_items", "n_invalid")
-NUMBERS = frozenset(
-    [
-        "ppl",
-        "ppl_base",
-        "ln_ppl_ratio",
-        "kld_mean",
-        "kld_median",
-        "kld_p90",
-        "kld_p95",
-        "kld_p99",
-        "kld_p999",
-        "kld_max",
-        "kld_geomean",
-        "kld_reverse_mean",
-        "jsd_mean",
-        "tv_mean",
-        "top_k_overlap",
-        "same_top",
-        "delta_p_mean",
-        "delta_p_rms",
-        "token_drops",
-        "token_leapfrogs",
-        "n_rows",
-        "n_nonfinite",
-        "acc",
-        "acc_base",
-        "acc_norm",
-        "volume",
-        "net",
-        "direction_index",
-        "margin_shift",
-        "gold_prob_shift",
-        "mcnemar_p",
-        "holm_p",
-        "margin",
-        "mde",
-    ]
-).union(COUNTS)
-"""Entries that must be numbers; any other entry may be, and is left alone if it is something else."""
-_DEFAULT_LEVEL = 0.95
+"""Raised when a reader of the version before would misread the file; new members alone do not raise it."""
+
+_Record = TypeVar("_Record")
 
 
-@dataclass(frozen=True)
-class ModelRecord:
-    """The base of a run. `size_bytes` and `bpw` are None where the run does not know them."""
+@dataclass(frozen=True, kw_only=True)
+class NullText:
+    """The base against its own capture on one text."""
 
-    name: str
-    path: str
-    sha256: str
-    size_bytes: int | None
-    bpw: float | None
-    architecture: str
-    n_vocab: int | None
-    tokenizer_sha256: str
+    kld_mean: Estimate
+    kld_max: float | None = None
+    same_top: Estimate | None = None
 
 
-@dataclass(frozen=True)
-class TextRecord:
-    """One text's fidelity of one quant; `values` has every number of the entry under its own name.
+@dataclass(frozen=True, kw_only=True)
+class NullTask:
+    """The base against its own capture on one task: answers that changed, over `n_rows` rows that were compared."""
 
-    A plain number is an Estimate without uncertainty; null is an Estimate whose value is None.
-    """
-
-    name: str
-    values: Mapping[str, Estimate]
-    run: Path
-    rows_file: Path
-    """Where the per-row arrays lie, if the run kept them."""
+    drops: int
+    leapfrogs: int
+    n_rows: int | None = None
+    kld_max: float | None = None
 
 
-@dataclass(frozen=True)
-class TaskRecord:
-    """One task's answers of one quant; `counts` has drops, leapfrogs, wrong_to_other_wrong, n_items, n_invalid."""
+@dataclass(frozen=True, kw_only=True)
+class NullControl:
+    """The base against its own capture: the instrument's floor. None where it could not be run."""
 
-    name: str
+    texts: Mapping[str, NullText | None] = field(default_factory=dict)
+    tasks: Mapping[str, NullTask | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFacts:
+    """What holds for a task whatever the quant."""
+
     rule: str
-    verdict: str | None
-    values: Mapping[str, Estimate]
-    counts: Mapping[str, int]
-    run: Path
-    items_file: Path
-    """Where the per-item table lies, if the run kept it."""
+    template: str = ""
+    n_items: int = 0
+    n_left_out: int = 0
+    """Questions longer than the context, or broken and skipped on request."""
+    n_identical: int = 0
+    """Items with two choices of the same tokens: they tie, and the first is the prediction."""
+    n_token_prefix: int = 0
+    """Items with a choice whose tokens begin another's."""
+    n_empty_prefix: int = 0
+    """Items whose choices have no first token in common and no BOS before them."""
+    n_tokens_decoded: int = 0
+    """Tokens that one model decodes, shared beginnings once; 0 where nobody told."""
+    n_tokens_naive: int = 0
+    """Tokens that it would decode if every choice of every question were run by itself."""
+    grouping: str = "none"
+    """What the groups of its items are: `strata`, `clusters` or `none` (`quantprobe.stats.design`)."""
 
 
-@dataclass(frozen=True)
-class QuantRecord:
-    """One quant of a run, with what was measured on it."""
+@dataclass(frozen=True, kw_only=True)
+class QuantFiles:
+    """Files of a quant, relative to the run's folder, where they do not have their usual names."""
 
-    name: str
-    path: str
-    sha256: str
-    size_bytes: int | None
-    bpw: float | None
-    file_type: str
-    imatrix: Mapping[str, Any] | None
-    texts: Mapping[str, TextRecord]
-    tasks: Mapping[str, TaskRecord]
-    run: Path
+    texts: Mapping[str, str] = field(default_factory=dict)
+    tasks: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class RunRecord:
+@dataclass(frozen=True, kw_only=True)
+class Quant(ModelIdentity):
+    """One quant and its numbers by text and by task; `pooled` are all questions of all tasks as one."""
+
+    imatrix: ImatrixInfo | None = None
+    texts: Mapping[str, TextSummary] = field(default_factory=dict)
+    tasks: Mapping[str, TaskSummary] = field(default_factory=dict)
+    pooled: TaskSummary | None = None
+    files: QuantFiles = field(default_factory=QuantFiles)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
     """One `results.json`."""
 
-    run: Path
-    base: ModelRecord
+    format_version: int = FORMAT_VERSION
+    base: ModelIdentity
     settings: Mapping[str, Any]
-    null_control: Mapping[str, Any] | None
-    floors: Mapping[str, float]
-    """Mean KLD of the base against its own capture, by text (nats); what is not above it is not interpreted."""
-    quants: tuple[QuantRecord, ...]
+    null_control: NullControl | None = None
+    tasks: Mapping[str, TaskFacts] = field(default_factory=dict)
+    quants: tuple[Quant, ...]
 
 
-def read_results(run: Path) -> RunRecord:
+def write_results(results: Results, run: RunFolder) -> None:
+    """Write `results.json`, whole or not at all."""
+    write_json(results_document(results), run.results)
+
+
+def results_document(results: Results) -> dict[str, Any]:
+    """The content of `results.json` as plain JSON values; a number that does not exist is null."""
+    document: dict[str, Any] = plain(results)
+    for quant in document["quants"]:
+        if quant["files"] == {"texts": {}, "tasks": {}}:
+            del quant["files"]
+    return document
+
+
+def read_results(path: Path) -> Results:
     """Read and check `RUN/results.json` (or the file itself).
 
     Raises
@@ -136,138 +132,108 @@ def read_results(run: Path) -> RunRecord:
     InputError
         There is no such file.
     FileFormatError
-        It is not JSON, not of this format version, lacks a key, or a value has the wrong type; names the place.
+        It is not JSON, not of this format version, lacks a member, or a value has the wrong type; names the place.
     """
-    file = run if run.is_file() else run / "results.json"
-    folder = file.parent
-    root = Node(file, "", _load_json(file))
-    version = root.get("format_version")
-    if version.value != FORMAT_VERSION:
-        raise version.fail(f"{FORMAT_VERSION}, the only version that this quantprobe reads")
-    null_control = root.get_or("null_control", None)
-    return RunRecord(
-        run=folder,
-        base=_model(root.get("base")),
-        settings=root.get("settings").mapping(),
-        null_control=None if null_control.value is None else null_control.mapping(),
-        floors=_floors(null_control),
-        quants=tuple(_quant(node, folder) for node in root.get("quants").items()),
-    )
-
-
-def _floors(null_control: Node) -> dict[str, float]:
-    if null_control.value is None:
-        return {}
-    texts = null_control.get_or("texts", {})
-    klds = {text: _estimate(texts.get(text).get("kld_mean"), 0).value for text in texts.mapping()}
-    return {text: kld for text, kld in klds.items() if kld is not None}
-
-
-def _load_json(file: Path) -> Any:
+    file = path if path.is_file() else path / "results.json"
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        document = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{file} does not exist; give the folder that a sweep wrote its results.json to") from error
+        raise InputError(f"{file} does not exist; give the folder that holds a run's results.json") from error
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{file} is not JSON ({error}); it may be truncated, run the sweep again") from error
+    return parse_results(document, str(file))
 
 
-def _model(node: Node) -> ModelRecord:
-    return ModelRecord(
-        name=node.get("name").text(),
-        path=node.get_or("path", "").text(),
-        sha256=node.get("sha256").text(),
-        size_bytes=node.get("size_bytes").count(),
-        bpw=node.get_or("bpw", None).number(),
-        architecture=node.get_or("architecture", "").text(),
-        n_vocab=node.get_or("n_vocab", None).count(),
-        tokenizer_sha256=node.get_or("tokenizer_sha256", "").text(),
-    )
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON; a number that does not exist is null")
 
 
-def _quant(node: Node, run: Path) -> QuantRecord:
-    name = node.get("name").text()
-    imatrix = node.get_or("imatrix", None)
-    files = node.get_or("files", {})
-    texts, tasks = node.get_or("texts", {}), node.get_or("tasks", {})
-    return QuantRecord(
-        name=name,
-        path=node.get_or("path", "").text(),
-        sha256=node.get("sha256").text(),
-        size_bytes=node.get("size_bytes").count(),
-        bpw=node.get_or("bpw", None).number(),
-        file_type=node.get_or("file_type", "").text(),
-        imatrix=None if imatrix.value is None else imatrix.mapping(),
-        texts={
-            text: _text(texts.get(text), text, run, _file(files.get_or("texts", {}), text, run, "rows", name, ".npz"))
-            for text in texts.mapping()
-        },
-        tasks={
-            task: _task(tasks.get(task), task, run, _file(files.get_or("tasks", {}), task, run, "items", name, ".csv"))
-            for task in tasks.mapping()
-        },
-        run=run,
-    )
+def parse_results(document: Any, where: str = "results.json") -> Results:
+    """The records of a loaded document; `where` names it in errors (`FileFormatError`)."""
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if version != FORMAT_VERSION:
+        raise FileFormatError(
+            f"{where}: format_version is {version!r}, expected {FORMAT_VERSION}, the only version that this "
+            "quantprobe reads; run the sweep again, or correct the program that wrote the file"
+        )
+    results = _convert(_with_estimates(document, where), Results, where)
+    _check_files(results, where)
+    return results
 
 
-def _file(files: Node, name: str, run: Path, kind: str, quant: str, suffix: str) -> Path:
-    """The file the run names, or the one its names lead to; never outside the run's folder."""
-    if name not in files.mapping():
-        return run / kind / safe_name(quant) / (safe_name(name) + suffix)
-    node = files.get(name)
-    relative = PurePosixPath(node.text())
-    if relative.is_absolute() or ".." in relative.parts or ":" in node.text() or "\\" in node.text():
-        raise node.fail("a path inside the run's folder, with forward slashes")
-    return run / relative
+def _convert(value: Any, kind: type[_Record], where: str) -> _Record:
+    try:
+        return msgspec.convert(value, kind, strict=True)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise FileFormatError(
+            f"{where}: {error}; a number that does not exist is written as null; run the sweep again, or correct the "
+            "program that wrote the file"
+        ) from error
 
 
-def _text(node: Node, name: str, run: Path, rows_file: Path) -> TextRecord:
-    for key in ("kld_mean", "n_rows"):
-        node.get(key)
-    return TextRecord(name, _values(node, node.get("n_rows").count() or 0), run, rows_file)
+def results_schema() -> dict[str, Any]:
+    """JSON Schema of `results.json`, generated from the records: `docs/results.schema.json`."""
+    schema = msgspec.json.schema(Results)
+    for record in schema["$defs"].values():
+        record["description"] = " ".join(record.get("description", "").split())
+    top = schema["$defs"][Results.__name__]
+    top["properties"]["format_version"] = {"const": FORMAT_VERSION}
+    top["required"] = ["format_version", *top["required"]]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "results.json", **schema}
 
 
-def _task(node: Node, name: str, run: Path, items_file: Path) -> TaskRecord:
-    node.get("acc")
-    counts = {key: node.get(key).count() for key in ("drops", "leapfrogs", "n_items")}
-    counts |= {key: node.get_or(key, None).count() for key in COUNTS if key not in counts}
-    verdict = node.get_or("verdict", None)
-    return TaskRecord(
-        name=name,
-        rule=node.get("rule").text(),
-        verdict=None if verdict.value is None else verdict.text(),
-        values=_values(node, counts["n_items"] or 0),
-        counts={key: value for key, value in counts.items() if value is not None},
-        run=run,
-        items_file=items_file,
-    )
+def _with_estimates(document: dict[str, Any], where: str) -> dict[str, Any]:
+    """A document in which plain numbers stand as estimates, and estimates as numbers, where the records say so.
+
+    Each entry is checked here, where its name is known.
+    """
+    for i, quant in enumerate(_entries(document.get("quants"))):
+        for name, kind in (("texts", TextSummary), ("tasks", TaskSummary)):
+            quant[name] = _coerced_all(quant.get(name), kind, f"{where}, quants[{i}].{name}")
+        quant["pooled"] = _coerced(quant.get("pooled"), TaskSummary)
+    null = document.get("null_control")
+    if isinstance(null, dict):
+        null["texts"] = _coerced_all(null.get("texts"), NullText, f"{where}, null_control.texts")
+    return document
 
 
-def _values(node: Node, n: int) -> dict[str, Estimate]:
-    return {key: _estimate(node.get(key), n) for key, value in node.mapping().items() if _is_number(key, value)}
+def _coerced_all(entries: Any, kind: type[Any], where: str) -> Any:
+    if not isinstance(entries, dict):
+        return {} if entries is None else entries
+    coerced = {name: _coerced(entry, kind) for name, entry in entries.items()}
+    for name, entry in coerced.items():
+        if entry is not None:
+            _convert(entry, kind, f"{where}.{name}")
+    return coerced
 
 
-def _is_number(key: str, value: Any) -> bool:
-    if key in NUMBERS or value is None:
-        return True
-    return (
-        "value" in value if isinstance(value, dict) else isinstance(value, int | float) and not isinstance(value, bool)
-    )
+def _entries(value: Any) -> list[dict[str, Any]]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
-def _estimate(node: Node, n: int) -> Estimate:
-    if not isinstance(node.value, dict):
-        return Estimate(node.number(), None, None, None, _DEFAULT_LEVEL, n, 0, "")
-    stderr, low, high, level = (node.get_or(key, None).number() for key in ("stderr", "low", "high", "level"))
-    return Estimate(
-        value=node.get("value").number(),
-        stderr=stderr,
-        low=low,
-        high=high,
-        level=_DEFAULT_LEVEL if level is None else level,
-        n=node.get_or("n", n).count() or 0,
-        n_clusters=node.get_or("n_clusters", 0).count() or 0,
-        unit=node.get_or("unit", "").text(),
-    )
+def _coerced(entry: Any, kind: type[Any]) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    estimates = {each.name: each.type for each in dataclasses.fields(kind) if str(each.type).startswith("Estimate")}
+    changed = dict(entry)
+    for key, value in entry.items():
+        if key in estimates and isinstance(value, int | float) and not isinstance(value, bool):
+            changed[key] = {"value": value}
+        elif value is None and estimates.get(key) == "Estimate":  # measured, and there was no number
+            changed[key] = {"value": None}
+        elif key not in estimates and isinstance(value, dict) and "value" in value:
+            changed[key] = value["value"]
+    return changed
+
+
+def _check_files(results: Results, where: str) -> None:
+    for quant in results.quants:
+        for relative in (*quant.files.texts.values(), *quant.files.tasks.values()):
+            parts = relative.split("/")
+            if relative.startswith("/") or ".." in parts or ":" in relative or "\\" in relative or not relative:
+                raise FileFormatError(
+                    f"{where}: the quant {quant.name!r} names the file {relative!r}; expected a path inside the run's "
+                    "folder, with forward slashes"
+                )

@@ -8,7 +8,8 @@ import numpy as np
 from scipy import special
 
 from quantprobe.arrays import FloatArray, Int64Array
-from quantprobe.stats.design import CLUSTERS, item_design
+from quantprobe.probes.grouping import CLUSTERS
+from quantprobe.stats.design import item_design
 from quantprobe.stats.estimates import ClusterMean, Estimate, Grouping, cluster_mean, effective_clusters, part_of
 
 __all__ = ["ClusterMean", "cluster_mean", "effective_clusters", "item_clusters", "mean_of_known", "ratio_of_known"]

@@ -1,27 +1,29 @@
-"""Correlations over a few dozen quants: points, bootstrap intervals, permutation p-values, all pairs at once.
+"""Correlations over a few dozen quants, within families, with p and intervals that know the items they share.
 
-A cohort has 3 to a few hundred quants and dozens of variables, so everything here is a matrix product over all pairs.
-A bootstrap resample enters as weights (how often each quant was drawn), which makes ranks and signs of a resample
-products of the weights with comparison matrices that are computed once.
+All measures against one target are one matrix product: a cohort has dozens of measures and some hundred quants at most.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special, stats
 
 from quantprobe.arrays import BoolArray, FloatArray, Int64Array
+from quantprobe.stats.item_contrast import ItemNoise
+from quantprobe.stats.permutations import block_orders, centre
 
-METHODS = ("spearman", "kendall", "pearson")
+METHODS = ("spearman", "pearson")
 MIN_FOR_INTERVAL = 5
-"""Fewer quants have too few distinct resamples for a percentile interval."""
+"""Fisher's interval of fewer quants is all but [-1, 1]."""
+NO_ITEMS = "no items are known, so the error that they share is unknown"
 _CHUNK = 4_000_000
 _TIE = 1e-9
 """Two correlations closer than this are the same one, summed in another order."""
+_MAX_INFLATION = 25.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Correlation:
     high: float | None
     level: float
     p: float | None
+    """The larger of the permutation's and of the joint test's p; None where the items are unknown."""
     n: int
     reason: str = ""
 
@@ -48,53 +51,79 @@ class Resampling:
     level: float = 0.95
 
 
-def correlate(x: FloatArray, y: FloatArray, method: str, how: Resampling | None = None) -> Correlation:
-    """`correlate_all` for one pair, `[n]` and `[n]`."""
-    return correlate_all(np.asarray(x)[None, :], np.asarray(y)[None, :], method, how)[0][0]
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A number per quant, `[n]`, and how its items make it vary; NaN where a quant has none."""
+
+    values: FloatArray
+    noise: ItemNoise | None = None
+    """Rows are the quants; a row of NaN is a quant whose items are unknown, which is left out."""
 
 
-def correlate_all(x: FloatArray, y: FloatArray, method: str, how: Resampling | None = None) -> list[list[Correlation]]:
-    """Correlate each row of x with each row of y, over the quants where both are finite.
+def correlate_all(
+    measures: FloatArray,
+    targets: Sequence[Target],
+    method: str,
+    families: Int64Array | None = None,
+    how: Resampling | None = None,
+) -> list[list[Correlation]]:
+    """Correlate each measure with each target within families, over the quants for which both are known.
 
     Parameters
     ----------
-    x, y
-        `[n_x, n]` and `[n_y, n]` float64; NaN where a quant has no value.
+    measures
+        `[n_measures, n]` float64; NaN where a quant has no value.
+    targets
+        Of `[n]` quants each.
     method
-        "spearman" (average ranks), "kendall" (tau-b) or "pearson".
+        "spearman": average ranks within each family; "pearson". Both are centred within families, so that families
+        at different levels make no correlation, and are the ordinary ones for a single family.
+    families
+        `[n]`; one family if not given.
     how
-        Bootstrap: percentile interval over resampled quants; a resample in which a variable is constant is left out,
-        and there is no interval when more than half are or when n < 5.
-        Permutation p: two-sided, share of permutations with an absolute value at least as large; all n! of them
-        when they are at most `n_perm`, else `n_perm` random ones and the observed one.
+        The permutations: all orders within families where they are at most `n_perm`, else `n_perm` random ones and
+        the observed one; two-sided.
 
     Returns
     -------
     list
-        `result[i][j]` for x[i] and y[j]. With fewer than 3 quants or a constant variable the value is None.
+        `result[i][j]` for measures[i] and targets[j]. With fewer than 3 quants beyond one for each family or a constant
+        variable the value is None; where the items are unknown there is a value without p and interval.
+
+    Notes
+    -----
+    p is the larger of the permutation's and of a t test of the target's slope on the ranks (or values), whose error has
+    the items and the quants as in `slope.py`, unweighted. The interval is Fisher's, for Spearman with Bonett and
+    Wright's variance (1 + r^2 / 2) / (n - 3), widened by the ratio of that joint variance to the one that sees the
+    quants alone. It is for the correlation that cohorts of this kind show through so many items, not for one
+    without their noise. Where it and p disagree about 0, p decides and the interval is drawn to fit.
     """
     how = how or Resampling()
-    x, y = np.atleast_2d(np.asarray(x, np.float64)), np.atleast_2d(np.asarray(y, np.float64))
-    finite_x, finite_y = np.isfinite(x), np.isfinite(y)
-    result = [[_missing(method, how, 0, "no quant has both")] * len(y) for _ in range(len(x))]
-    for mask_x, rows_x in _by_mask(finite_x):
-        for mask_y, rows_y in _by_mask(finite_y):
-            mask = mask_x & mask_y
-            block = _correlate_block(x[np.ix_(np.array(rows_x), mask)], y[np.ix_(np.array(rows_y), mask)], method, how)
-            for i, row in zip(rows_x, block, strict=True):
-                for j, cell in zip(rows_y, row, strict=True):
-                    result[i][j] = cell
+    families = np.zeros(measures.shape[1], np.int64) if families is None else families
+    result = [[Correlation(method, None, None, None, how.level, None, 0)] * len(targets) for _ in measures]
+    for mask, rows in _by_mask(np.isfinite(measures)):
+        for j, target in enumerate(targets):
+            known = mask & np.isfinite(target.values)
+            if target.noise is not None:
+                known &= np.isfinite(target.noise.residuals[:, :1]).all(1)
+            at = np.flatnonzero(known)
+            noise = None if target.noise is None else target.noise.take(at)
+            cells = _correlate(
+                measures[np.ix_(np.array(rows), at)], target.values[at], noise, families[at], method, how
+            )
+            for i, cell in zip(rows, cells, strict=True):
+                result[i][j] = cell
     return result
 
 
-def correlation_values(x: FloatArray, y: FloatArray, method: str) -> FloatArray:
-    """`[n_x, n_y]` correlations of the rows of x and y, without NaN in; NaN out where a row is constant."""
-    values: FloatArray = _weighted(np.ones((1, x.shape[1])), x, y, method)[0]
-    return values
+def correlation_values(x: FloatArray, y: FloatArray, method: str, families: Int64Array | None = None) -> FloatArray:
+    """`[n_x]` correlations of the rows of `[n_x, n]` x with y, without NaN in; NaN out where a side is constant."""
+    families = np.zeros(len(y), np.int64) if families is None else families
+    return _values(*(_centred(side, families, method) for side in (x, y[None])))
 
 
 def draw_weights(n: int, n_boot: int, rng: np.random.Generator) -> FloatArray:
-    """How often each of n quants occurs in each bootstrap resample, `[n_boot, n]`."""
+    """How often each of n things occurs in each bootstrap resample, `[n_boot, n]`."""
     return rng.multinomial(n, np.full(n, 1 / n), size=n_boot).astype(np.float64)
 
 
@@ -106,132 +135,94 @@ def _by_mask(finite: BoolArray) -> Iterator[tuple[BoolArray, list[int]]]:
         yield finite[rows[0]], rows
 
 
-def _missing(method: str, how: Resampling, n: int, reason: str) -> Correlation:
-    return Correlation(method, None, None, None, how.level, None, n, reason)
+def _correlate(
+    x: FloatArray, y: FloatArray, noise: ItemNoise | None, families: Int64Array, method: str, how: Resampling
+) -> list[Correlation]:
+    n, n_families = len(y), len(np.unique(families))
+    empty = Correlation(method, None, None, None, how.level, None, n, f"{n} quants are too few")
+    if n - n_families < 2:
+        return [empty] * len(x)
+    a, b = (_centred(side, families, method) for side in (x, y[None]))
+    values = _values(a, b)
+    constant = Correlation(method, None, None, None, how.level, None, n, f"all {n} quants have the same value")
+    if noise is None:
+        bare = [Correlation(method, float(r), None, None, how.level, None, n, NO_ITEMS) for r in values]
+        return [cell if math.isfinite(r) else constant for cell, r in zip(bare, values, strict=True)]
+    p_quants = _permutation_p(a, b[0], families, how)
+    p_joint, inflation = _joint(a, centre(y, families), noise, families)
+    cells = []
+    for r, p, factor in zip(values, np.maximum(p_quants, p_joint), inflation, strict=True):
+        if not math.isfinite(r):
+            cells.append(constant)
+            continue
+        low, high = _interval(float(r), float(p), float(factor), n - n_families, method, how.level)
+        reason = "" if low is not None else f"no interval: {n} quants are too few"
+        cells.append(Correlation(method, float(r), low, high, how.level, float(p), n, reason))
+    return cells
 
 
-def _correlate_block(x: FloatArray, y: FloatArray, method: str, how: Resampling) -> list[list[Correlation]]:
-    n = x.shape[1]
-    if n < 3:
-        few = _missing(method, how, n, f"only {n} quants have both, at least 3 are needed")
-        return [[few] * len(y) for _ in range(len(x))]
-    rng = np.random.default_rng(how.seed)
-    values = correlation_values(x, y, method)
-    p_values = _permutation_p(x, y, values, method, how.n_perm, rng)
-    low, high = _bootstrap_interval(x, y, method, how, rng)
-    constant_x, constant_y = (np.ptp(side, axis=1) == 0 for side in (x, y))
-    block: list[list[Correlation]] = []
-    for i in range(len(x)):
-        row: list[Correlation] = []
-        for j in range(len(y)):
-            if constant_x[i] or constant_y[j] or not math.isfinite(values[i, j]):
-                row.append(_missing(method, how, n, f"all {n} quants have the same value"))
-                continue
-            ends = [float(end[i, j]) if math.isfinite(end[i, j]) else None for end in (low, high)]
-            reason = "" if ends[0] is not None else f"no interval: {n} quants give too few distinct resamples"
-            row.append(
-                Correlation(method, float(values[i, j]), ends[0], ends[1], how.level, float(p_values[i, j]), n, reason)
-            )
-        block.append(row)
-    return block
-
-
-def _bootstrap_interval(
-    x: FloatArray, y: FloatArray, method: str, how: Resampling, rng: np.random.Generator
-) -> tuple[FloatArray, FloatArray]:
-    n = x.shape[1]
-    nothing = np.full((len(x), len(y)), np.nan)
-    if n < MIN_FOR_INTERVAL:
-        return nothing, nothing
-    weights = draw_weights(n, how.n_boot, rng)
-    step = max(1, _CHUNK // (max(len(x), len(y), n) * n))
-    resampled = np.concatenate(
-        [_weighted(weights[i : i + step], x, y, method) for i in range(0, how.n_boot, step)]
-    ).reshape(how.n_boot, -1)
-    tails = [(1 - how.level) / 2, (1 + how.level) / 2]
-    finite = np.isfinite(resampled)
-    ends = np.full((2, resampled.shape[1]), np.nan)
-    whole = finite.all(0)
-    if whole.any():
-        ends[:, whole] = np.quantile(resampled[:, whole], tails, axis=0)
-    for column in np.flatnonzero(~whole & (finite.mean(0) >= 0.5)):
-        ends[:, column] = np.quantile(resampled[finite[:, column], column], tails)
-    return ends[0].reshape(nothing.shape), ends[1].reshape(nothing.shape)
-
-
-def _weighted(weights: FloatArray, x: FloatArray, y: FloatArray, method: str) -> FloatArray:
-    """Correlations under each row of weights, `[n_weights, n_x, n_y]`; NaN where a variable is constant."""
-    if method == "kendall":
-        return _weighted_kendall(weights, x, y)
-    a, b = (_centred(weights, side, method) for side in (x, y))  # [n_weights, n_x, n]
-    products = (a * weights[:, None, :]) @ b.transpose(0, 2, 1)
-    spread_a, spread_b = (np.einsum("kin,kin,kn->ki", side, side, weights) for side in (a, b))
-    return _divide(products, spread_a, spread_b)
-
-
-def _centred(weights: FloatArray, values: FloatArray, method: str) -> FloatArray:
-    """Values (pearson) or ranks within the resample (spearman), minus their weighted mean, `[n_weights, n_v, n]`."""
-    n = weights.sum(1)[:, None, None]
+def _centred(values: FloatArray, families: Int64Array, method: str) -> FloatArray:
+    """Values, or their ranks within each family, minus the family's mean, `[n_rows, n]`."""
     if method == "spearman":
-        # the average rank of i is the weight below i plus half the weight tied with i, and a constant
-        below = (values[:, :, None] < values[:, None, :]) + 0.5 * (values[:, :, None] == values[:, None, :])
-        ranks: FloatArray = np.einsum("kj,vji->kvi", weights, below, optimize=True) - n / 2
-        return ranks
-    # centring first keeps large offsets (perplexities, sizes) from eating the digits
-    values = values - values.mean(1, keepdims=True)
-    scale = np.abs(values).max(1, keepdims=True)
-    values = np.divide(values, scale, out=np.zeros_like(values), where=scale > 0)
-    centred: FloatArray = values[None] - np.einsum("kn,vn->kv", weights, values, optimize=True)[:, :, None] / n
-    return centred
+        ranks = np.empty(values.shape)
+        for family in np.unique(families):
+            ranks[:, families == family] = stats.rankdata(values[:, families == family], axis=1)
+        return centre(ranks, families)
+    # centring and scaling first keeps large offsets (perplexities, sizes) from eating the digits
+    centred = centre(values - values.mean(1, keepdims=True), families)
+    scale = np.abs(centred).max(1, keepdims=True)
+    tiny = scale <= 1e-12 * np.abs(values).max(1, keepdims=True)
+    scaled: FloatArray = np.divide(centred, scale, out=np.zeros_like(centred), where=~tiny & (scale > 0))
+    return scaled
 
 
-def _weighted_kendall(weights: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
-    upper = np.triu_indices(x.shape[1], 1)
-    signs_x, signs_y = (_pair_signs(side, upper) for side in (x, y))
-    pairs = weights[:, upper[0]] * weights[:, upper[1]]
-    concordance = np.stack([(pairs * sign) @ signs_y.T for sign in signs_x], axis=1)
-    return _divide(concordance, pairs @ np.abs(signs_x).T, pairs @ np.abs(signs_y).T)
+def _values(a: FloatArray, b: FloatArray) -> FloatArray:
+    spread = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    values = np.divide((a * b).sum(1), spread, out=np.full(len(a), np.nan), where=spread > _TIE)
+    return np.asarray(np.clip(values, -1.0, 1.0), np.float64)
 
 
-def _pair_signs(values: FloatArray, upper: tuple[Int64Array, Int64Array]) -> FloatArray:
-    """-1, 0 or 1 for each pair of quants, `[n_v, n_pairs]`."""
-    return np.asarray(np.sign(values[:, upper[0]] - values[:, upper[1]]), np.float64)
+def _permutation_p(a: FloatArray, b: FloatArray, families: Int64Array, how: Resampling) -> FloatArray:
+    orders, is_whole = block_orders(families, how.n_perm, how.seed)
+    scale = np.sqrt((a * a).sum(1) * (b @ b))
+    at_least = np.abs(a @ b) - _TIE * scale
+    step = max(1, _CHUNK // max(a.shape))
+    n_extreme = sum((np.abs(b[orders[i : i + step]] @ a.T) >= at_least).sum(0) for i in range(0, len(orders), step))
+    return np.asarray(n_extreme / len(orders) if is_whole else (n_extreme + 1) / (len(orders) + 1), np.float64)
 
 
-def _divide(products: FloatArray, spread_a: FloatArray, spread_b: FloatArray) -> FloatArray:
-    spread = np.sqrt(spread_a[:, :, None] * spread_b[:, None, :])
-    result = np.divide(products, spread, out=np.full_like(products, np.nan), where=spread > 1e-14)
-    return np.clip(result, -1.0, 1.0)
+def _joint(a: FloatArray, y: FloatArray, noise: ItemNoise, families: Int64Array) -> tuple[FloatArray, FloatArray]:
+    """p of the slope of y on each row of a, and its joint variance over the one that the quants alone show."""
+    size = np.maximum((a * a).sum(1), _TIE)
+    slopes = a @ y / size
+    item_variance, item_dof = noise.contrast(a / size[:, None])
+    n_free = len(y) - len(np.unique(families)) - 1
+    # covariance of the centred means: trace of the part that the line leaves
+    residuals = centre(noise.residuals.T, families)
+    expected = (float((residuals**2).sum()) - size * item_variance) / n_free / size
+    observed = np.maximum(float(y @ y) - slopes**2 * size, 0.0) / n_free / size
+    variance = item_variance + np.maximum(observed - expected, 0.0)
+    is_known = variance > _TIE**2 * float(y @ y) / size
+    shares = [np.divide(part, variance, out=np.ones(len(a)), where=is_known) for part in (observed, item_variance)]
+    dof = 1 / (shares[0] ** 2 / n_free + shares[1] ** 2 / item_dof)
+    ratio = np.divide(np.abs(slopes), np.sqrt(variance), out=np.full(len(a), np.inf), where=is_known)
+    ratio[slopes == 0] = 0.0
+    inflation = np.divide(variance, observed, out=np.full(len(a), _MAX_INFLATION), where=observed > 0)
+    return np.minimum(2 * special.stdtr(dof, -ratio), 1.0), np.clip(inflation, 1.0, _MAX_INFLATION)
 
 
-def _permutation_p(
-    x: FloatArray, y: FloatArray, values: FloatArray, method: str, n_perm: int, rng: np.random.Generator
-) -> FloatArray:
-    n = x.shape[1]
-    exact = n <= 12 and math.factorial(n) <= n_perm
-    orders = np.array(list(itertools.permutations(range(n)))) if exact else rng.random((n_perm, n)).argsort(1)
-    at_least = np.abs(values) - _TIE
-    n_extreme = np.zeros(values.shape)
-    width = n * (n - 1) // 2 if method == "kendall" else n
-    step = max(1, _CHUNK // max(width, len(x)))
-    for start in range(0, len(orders), step):
-        for j in range(len(y)):
-            permuted = _permuted_values(x, y[j], orders[start : start + step], method)
-            n_extreme[:, j] += (np.abs(permuted) >= at_least[:, j]).sum(0)
-    return n_extreme / len(orders) if exact else (n_extreme + 1) / (n_perm + 1)
-
-
-def _permuted_values(x: FloatArray, y: FloatArray, orders: Int64Array, method: str) -> FloatArray:
-    """Correlations of each row of x with y in each order, `[n_orders, n_x]`."""
-    if method == "kendall":
-        upper = np.triu_indices(len(y), 1)
-        signs_x, signs_y = _pair_signs(x, upper), np.sign(y[:, None] - y[None, :]).astype(np.float32)
-        permuted = signs_y[orders[:, upper[0]], orders[:, upper[1]]]
-        concordance = (permuted @ signs_x.T.astype(np.float32)).astype(np.float64)  # whole numbers, exact in float32
-        pairs_y = float(np.abs(permuted[0]).sum())
-        spread_y, spread_x = np.full((1, len(orders)), pairs_y), np.abs(signs_x).sum(1)[None]
-        return np.asarray(_divide(concordance[None], spread_y, spread_x)[0])
-    one = np.ones((1, len(y)))
-    a, b = _centred(one, x, method)[0], _centred(one, y[None], method)[0, 0]
-    spread_y = np.full((1, len(orders)), float(b @ b))
-    return np.asarray(_divide((b[orders] @ a.T)[None], spread_y, (a * a).sum(1)[None])[0])
+def _interval(
+    r: float, p: float, inflation: float, n: int, method: str, level: float
+) -> tuple[float | None, float | None]:
+    """Fisher's interval; `n` is the number of quants less the families."""
+    if n + 1 < MIN_FOR_INTERVAL:
+        return None, None
+    centre_z = math.atanh(min(max(r, -0.999999), 0.999999))
+    quantile = float(special.ndtri((1 + level) / 2))
+    extra = 1 + r * r / 2 if method == "spearman" else 1.0
+    half = quantile * math.sqrt(extra * inflation / (n - 2))
+    if (abs(centre_z) > half) != (p <= 1 - level):
+        half = abs(centre_z) * quantile / max(float(-special.ndtri(p / 2)), 1e-3)
+    if p > 1 - level:
+        half = max(half, abs(centre_z))
+    return math.tanh(centre_z - half), math.tanh(centre_z + half)

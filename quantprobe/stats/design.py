@@ -19,13 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from quantprobe.arrays import BoolArray, Int32Array, Int64Array
-from quantprobe.errors import InputError
-
-STRATA = "strata"
-CLUSTERS = "clusters"
-UNGROUPED = "none"
-GROUPINGS = (STRATA, CLUSTERS, UNGROUPED)
-"""What the groups of a task are: its kinds of question, the sources of its items, or neither."""
+from quantprobe.probes.grouping import CLUSTERS, STRATA, check_grouping
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +61,7 @@ def item_design(groups: Sequence[str], grouping: str) -> ItemDesign:
 
     With strata, items without a group share one stratum of their own. Raises `InputError` for an unknown grouping.
     """
-    if grouping not in GROUPINGS:
-        raise InputError(f"groups are {', '.join(GROUPINGS)}; {grouping!r} was given")
+    check_grouping(grouping)
     n = len(groups)
     alone = np.arange(n, dtype=np.int64)
     if grouping == STRATA:

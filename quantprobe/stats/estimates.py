@@ -38,13 +38,13 @@ class Estimate:
     """
 
     value: float | None
-    stderr: float | None
-    low: float | None
-    high: float | None
-    level: float
-    n: int
-    n_clusters: int
-    unit: str
+    stderr: float | None = None
+    low: float | None = None
+    high: float | None = None
+    level: float = 0.95
+    n: int = 0
+    n_clusters: int = 0
+    unit: str = ""
 
     def to_dict(self) -> dict[str, float | int | str | None]:
         return asdict(self)

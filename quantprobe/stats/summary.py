@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantprobe.arrays import FloatArray, Int32Array
+from quantprobe.arrays import Int32Array
 from quantprobe.errors import InputError
+from quantprobe.metrics.quantities import TEXT_QUANTITIES, Quantity, TextNumbers
 from quantprobe.metrics.rows import token_drops, token_leapfrogs
 from quantprobe.stats.estimates import (
     Estimate,
@@ -22,68 +22,15 @@ from quantprobe.stats.estimates import (
     rms_estimate,
 )
 
-_TAILS = {"min": 0.0, "p001": 0.001, "p01": 0.01, "p05": 0.05, "p10": 0.1, "median": 0.5}
-_TAILS |= {"p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999, "max": 1.0}
-_TAILS_AND_QUARTILES = _TAILS | {"p25": 0.25, "p75": 0.75}
 
+@dataclass(frozen=True, kw_only=True)
+class TextSummary(TextNumbers[Estimate]):
+    """One quant on one text; `quantprobe.metrics.quantities` declares the numbers.
 
-@dataclass(frozen=True)
-class TextSummary:
-    """One quant on one text; `texts[NAME]` of `results.json`.
-
-    KLD, JSD and `ln_ppl_ratio` are in nats, probabilities and fractions run from 0 to 1. Estimates are clustered by
-    window. Percentiles (linear, type 7) and counts are those of the measured rows. Rows that are not finite are in
-    no number but `n_nonfinite`; `n_rows` counts the others.
+    Estimates are clustered by window. Percentiles (linear, type 7) and counts are those of the measured rows. Rows that
+    are not finite are in no number but `n_nonfinite`; `n_rows` counts the others. `kld_geomean` is None where a row's
+    KLD is negative, as imported base files can give.
     """
-
-    ppl: Estimate
-    ppl_base: Estimate
-    ppl_ratio: Estimate
-    ln_ppl_ratio: Estimate
-    kld_mean: Estimate
-    kld_geomean: float | None
-    """0 where any row's KLD is 0; None where one is negative, as imported base files can give."""
-    kld_min: float | None
-    kld_p001: float | None
-    """The 0.1 % percentile; `kld_p999` is the 99.9 % one."""
-    kld_p01: float | None
-    kld_p05: float | None
-    kld_p10: float | None
-    kld_median: float | None
-    kld_p90: float | None
-    kld_p95: float | None
-    kld_p99: float | None
-    kld_p999: float | None
-    kld_max: float | None
-    kld_reverse_mean: Estimate
-    jsd_mean: Estimate
-    tv_mean: Estimate
-    same_top: Estimate
-    top_k_overlap: Estimate
-    delta_p_mean: Estimate
-    delta_p_rms: Estimate
-    delta_p_min: float | None
-    delta_p_p001: float | None
-    delta_p_p01: float | None
-    delta_p_p05: float | None
-    delta_p_p10: float | None
-    delta_p_p25: float | None
-    delta_p_median: float | None
-    delta_p_p75: float | None
-    delta_p_p90: float | None
-    delta_p_p95: float | None
-    delta_p_p99: float | None
-    delta_p_p999: float | None
-    delta_p_max: float | None
-    token_drops: int
-    token_leapfrogs: int
-    n_rows: int
-    n_nonfinite: int
-
-    def to_dict(self) -> dict[str, object]:
-        """The JSON form: estimates as dictionaries, a number that does not exist as None."""
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return {name: value.to_dict() if isinstance(value, Estimate) else value for name, value in values}
 
 
 def summarise_text(rows: NDArray[np.void], windows: Int32Array, level: float = 0.95) -> TextSummary:
@@ -107,27 +54,15 @@ def summarise_text(rows: NDArray[np.void], windows: Int32Array, level: float = 0
     finite = rows["finite"]
     n_nonfinite = int(np.count_nonzero(~finite))
     rows, windows = rows[finite], windows[finite]
-
-    def mean(name: str, unit: str) -> Estimate:
-        return mean_estimate(rows[name], windows, unit, level)
-
+    declared = [quantity for quantity in TEXT_QUANTITIES if quantity.rows]
     ln_ppl_ratio = mean_estimate(rows["nll"] - rows["nll_base"], windows, "nats", level)
     return TextSummary(
-        ppl=exponential(mean("nll", "nats"), "ppl"),
-        ppl_base=exponential(mean("nll_base", "nats"), "ppl"),
+        ppl=exponential(mean_estimate(rows["nll"], windows, "nats", level), "ppl"),
+        ppl_base=exponential(mean_estimate(rows["nll_base"], windows, "nats", level), "ppl"),
         ppl_ratio=exponential(ln_ppl_ratio, "ratio"),
         ln_ppl_ratio=ln_ppl_ratio,
-        kld_mean=mean("kld", "nats"),
-        kld_geomean=geometric_mean(rows["kld"]),
-        **_named_percentiles("kld", rows["kld"], _TAILS),
-        kld_reverse_mean=mean("kld_reverse", "nats"),
-        jsd_mean=mean("jsd", "nats"),
-        tv_mean=mean("tv", "probability"),
-        same_top=fraction_estimate(rows["same_top"], windows, level),
-        top_k_overlap=mean("top_k_overlap", "fraction"),
-        delta_p_mean=mean("delta_p", "probability"),
-        delta_p_rms=rms_estimate(rows["delta_p"], windows, "probability", level),
-        **_named_percentiles("delta_p", rows["delta_p"], _TAILS_AND_QUARTILES),
+        **{each.name: _summarise(each, rows, windows, level) for each in declared if each.how != "percentile"},
+        **_percentiles([each for each in declared if each.how == "percentile"], rows),
         token_drops=int(np.count_nonzero(token_drops(rows))),
         token_leapfrogs=int(np.count_nonzero(token_leapfrogs(rows))),
         n_rows=len(rows),
@@ -135,6 +70,23 @@ def summarise_text(rows: NDArray[np.void], windows: Int32Array, level: float = 0
     )
 
 
-def _named_percentiles(prefix: str, values: FloatArray, fractions: Mapping[str, float]) -> dict[str, Any]:
-    names = [f"{prefix}_{name}" for name in fractions]
-    return dict(zip(names, percentiles(values, list(fractions.values())), strict=True))
+def _summarise(quantity: Quantity, rows: NDArray[np.void], windows: Int32Array, level: float) -> Any:
+    """A declared number of finite rows."""
+    values = rows[quantity.rows]
+    if quantity.how == "geometric mean":
+        return geometric_mean(values)
+    if quantity.how == "share":
+        return fraction_estimate(values, windows, level)
+    if quantity.how == "rms":
+        return rms_estimate(values, windows, quantity.unit, level)
+    return mean_estimate(values, windows, quantity.unit, level)
+
+
+def _percentiles(quantities: list[Quantity], rows: NDArray[np.void]) -> dict[str, Any]:
+    """The declared percentiles, all those of one row metric from one pass."""
+    found: dict[str, Any] = {}
+    for metric in dict.fromkeys(quantity.rows for quantity in quantities):
+        own = [quantity for quantity in quantities if quantity.rows == metric]
+        values = percentiles(rows[metric], [quantity.fraction for quantity in own])
+        found |= dict(zip((quantity.name for quantity in own), values, strict=True))
+    return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,14 +11,15 @@ from quantprobe.arrays import FloatArray
 from quantprobe.errors import InputError
 from quantprobe.metrics.answers import Answers
 from quantprobe.metrics.direction import measure_direction
+from quantprobe.probes.grouping import UNGROUPED
 from quantprobe.stats.clusters import cluster_mean, mean_of_known, ratio_of_known
-from quantprobe.stats.design import UNGROUPED, ItemDesign, item_design
+from quantprobe.stats.design import ItemDesign, item_design
 from quantprobe.stats.estimates import Estimate, fraction_estimate
 from quantprobe.stats.paired import compare_paired
 from quantprobe.stats.summary_groups import GroupSummary, summarise_groups
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TaskSummary:
     """The numbers of one quant on one task; fractions 0 to 1, margins and KLD in nats, None where there is none.
 
@@ -29,58 +30,61 @@ class TaskSummary:
     """
 
     rule: str
-    template: str
+    template: str = ""
     acc: Estimate
     """Accuracy of the quant under `rule` (lm-evaluation-harness's acc where the rule is `sum`)."""
-    acc_base: Estimate
-    acc_norm: Estimate | None
+    acc_base: Estimate | None = None
+    acc_norm: Estimate | None = None
     """Accuracy under the rule `bytes`; None where it was not scored."""
-    acc_norm_base: Estimate | None
-    drops: int
-    leapfrogs: int
-    wrong_to_other_wrong: int
-    volume: Estimate
-    net: Estimate
+    acc_norm_base: Estimate | None = None
+    drops: int | None = None
+    leapfrogs: int | None = None
+    wrong_to_other_wrong: int | None = None
+    volume: Estimate | None = None
+    net: Estimate | None = None
     """The net change; its level is that at which all intervals of the report hold together."""
-    direction_index: float | None
-    direction_index_low: float | None
-    direction_index_high: float | None
-    margin_shift: Estimate
-    margin_shift_abs: Estimate
-    margin_shift_ratio: Estimate
+    direction_index: float | None = None
+    direction_index_low: float | None = None
+    direction_index_high: float | None = None
+    margin_shift: Estimate | None = None
+    margin_shift_abs: Estimate | None = None
+    margin_shift_ratio: Estimate | None = None
     """Signed over absolute, -1 to 1 (`clusters.ratio_of_known`)."""
-    gold_prob_shift: Estimate
-    gold_prob_shift_abs: Estimate
-    gold_prob_shift_ratio: Estimate
-    mcnemar_p: float
-    p: float
+    gold_prob_shift: Estimate | None = None
+    gold_prob_shift_abs: Estimate | None = None
+    gold_prob_shift_ratio: Estimate | None = None
+    mcnemar_p: float | None = None
+    p: float | None = None
     """Of this comparison alone: McNemar's, and with clusters the larger of it and the t test's."""
-    adjusted_p: float | None
+    adjusted_p: float | None = None
     """Corrected for every quant and task of the report; at most 1 - level exactly where `net` leaves out 0."""
-    margin_shift_p: float | None
+    margin_shift_p: float | None = None
     """t test of the signed margin shift; a second, more sensitive sign, and no part of the verdict."""
-    margin_shift_holm_p: float | None
-    noninferior: bool | None
+    margin_shift_holm_p: float | None = None
+    noninferior: bool | None = None
     """The lower end of `net` is above -margin."""
-    verdict: str | None
-    sentence: str | None
-    margin: float
-    mde: float | None
+    verdict: str | None = None
+    sentence: str | None = None
+    margin: float | None = None
+    mde: float | None = None
     """Smallest net change that these items find with power 0.8 at this report's `alpha_star`."""
-    n_to_settle: int | None
+    n_to_settle: int | None = None
     """Items after which a change of `margin` would be found, and no change be shown equivalent (power 0.8), at
     `alpha_star`, from an upper bound of the volume."""
-    kld_mean: Estimate
+    kld_mean: Estimate | None = None
     """Mean over items of the item's mean KLD."""
-    n_items: int
+    n_items: int | None = None
     """Items valid in both."""
-    n_invalid: int
+    n_decoded: int | None = None
+    """Items that the quant decoded, where it decoded a sample (`--decide`); None: all."""
+    n_invalid: int | None = None
     """Items left out because a log-probability was not finite, or a correctness unknown, in base or quant."""
-    n_ties: int
+    n_ties: int | None = None
     """Items whose best choice is shared in base or quant; the first of them is the prediction."""
-    n_left_out: int
+    n_left_out: int | None = None
     """Questions that never became items (too long, or broken and skipped on request)."""
-    by_group: tuple[GroupSummary, ...]
+    by_group: Mapping[str, GroupSummary] = field(default_factory=dict)
+    """By name of the group; empty where items have none."""
     grouping: str = UNGROUPED
     """What the groups of the items are: `strata`, `clusters` or `none`; `mixed` where pooled tasks differ."""
     design_effect: float = 1.0
@@ -89,15 +93,6 @@ class TaskSummary:
     """Degrees of freedom of the net change where items are clustered."""
     alpha_star: float | None = None
     """1 less the level of this interval by itself, in a report whose intervals all hold together at `net.level`."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The form of `results.json`; `by_group` becomes an object by group name."""
-        content = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
-        content["by_group"] = {
-            group.group: {f.name: _plain(getattr(group, f.name)) for f in fields(group) if f.name != "group"}
-            for group in self.by_group
-        }
-        return content
 
 
 @dataclass(frozen=True)
@@ -202,7 +197,3 @@ def _shift_of(shifts: FloatArray, design: ItemDesign, unit: str, level: float) -
         ratio=ratio_of_known(shifts, design, level),
         p=cluster_mean(shifts[known], design.keep(known)).p_value if known.any() else None,
     )
-
-
-def _plain(value: Any) -> Any:
-    return asdict(value) if isinstance(value, Estimate) else value

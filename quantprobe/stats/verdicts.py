@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import special
 
 from quantprobe.errors import InputError
 from quantprobe.metrics.answers import Answers, check_same_items
 from quantprobe.stats.design import ItemDesign
 from quantprobe.stats.estimates import Estimate
-from quantprobe.stats.paired import EQUIVALENT, NOT_INFERIOR, NOT_SEPARABLE, holm, net_interval, verdict_of
+from quantprobe.stats.paired import EQUIVALENT, NOT_INFERIOR, NOT_SEPARABLE, holm, verdict_of
 from quantprobe.stats.power import items_to_settle, observed_mde, round_up, volume_bound
 from quantprobe.stats.sign_flips import ChangeTable
 from quantprobe.stats.simultaneous import NetIntervals, simultaneous_intervals
@@ -85,37 +83,33 @@ def table_of_changes(pairs: Sequence[tuple[Answers, Answers] | None], design: It
     return ChangeTable(values, design)
 
 
-def correct_over_quants(
-    summaries: Sequence[TaskSummary], judged: Sequence[Judged | None] | None = None
-) -> list[TaskSummary]:
+def correct_over_quants(summaries: Sequence[TaskSummary], judged: Sequence[Judged | None]) -> list[TaskSummary]:
     """The same summaries, in the same order, with what `judge` found about each.
 
-    Without it (the answers of each item are not at hand) every interval is at level 1 - alpha / m for m summaries:
-    Bonferroni, which is valid and wider. The p of margin shifts are corrected by Holm; those that do not exist are
-    left out.
+    A summary without a verdict (the base's answers are not known) stays as it is. The p of margin shifts are corrected
+    by Holm; those that do not exist are left out.
     """
     known = [i for i, summary in enumerate(summaries) if summary.margin_shift_p is not None]
     shift_p = dict(zip(known, holm([summaries[i].margin_shift_p or 0.0 for i in known]).tolist(), strict=True))
-    corrected = []
-    for i, summary in enumerate(summaries):
-        found = judged[i] if judged is not None else _judge_counts(summary, len(summaries))
-        if found is None:
-            raise InputError(f"summary {i + 1} of {len(summaries)} has no verdict; judge the answers it was made from")
-        corrected.append(
-            replace(
-                summary,
-                net=found.net,
-                adjusted_p=found.adjusted_p,
-                alpha_star=found.alpha_star,
-                noninferior=found.net.low is not None and found.net.low > -summary.margin,
-                verdict=found.verdict,
-                sentence=found.sentence,
-                mde=found.mde,
-                n_to_settle=found.n_to_settle,
-                margin_shift_holm_p=shift_p.get(i),
-            )
-        )
-    return corrected
+    return [
+        summary if found is None else _with_verdict(summary, found, shift_p.get(i))
+        for i, (summary, found) in enumerate(zip(summaries, judged, strict=True))
+    ]
+
+
+def _with_verdict(summary: TaskSummary, found: Judged, margin_shift_holm_p: float | None) -> TaskSummary:
+    return replace(
+        summary,
+        net=found.net,
+        adjusted_p=found.adjusted_p,
+        alpha_star=found.alpha_star,
+        noninferior=found.net.low is not None and summary.margin is not None and found.net.low > -summary.margin,
+        verdict=found.verdict,
+        sentence=found.sentence,
+        mde=found.mde,
+        n_to_settle=found.n_to_settle,
+        margin_shift_holm_p=margin_shift_holm_p,
+    )
 
 
 def describe_verdict(judged: Judged, margin: float) -> str:
@@ -174,24 +168,6 @@ def _judge_quant(found: NetIntervals, q: int, margin: float, level: float) -> Ju
         float(found.n_effective[q]),
         float(found.volume[q]),
     )
-
-
-def _judge_counts(summary: TaskSummary, n_quants: int) -> Judged:
-    alpha = (1 - summary.net.level) / n_quants
-    b, c, n = summary.drops, summary.leapfrogs, summary.n_items
-    root = math.sqrt(max(b + c, 1) * summary.design_effect)
-    quantile, wide = special.ndtri(1 - alpha / 2), summary.design_effect
-    if summary.dof is None:
-        p = float(2 * special.ndtr(-abs(c - b) / root))
-    else:
-        p = float(2 * special.stdtr(summary.dof, -abs(c - b) / root))
-        wide *= float(special.stdtrit(summary.dof, 1 - alpha / 2) / quantile) ** 2
-    low, high = (float(end) for end in net_interval(b / wide, c / wide, n / wide, 1 - alpha))
-    known = summary.net.stderr is not None
-    net = replace(summary.net, low=low if known else None, high=high if known else None)
-    p = p if known else 1.0
-    ps = (p, min(1.0, p * n_quants))
-    return _judged(net, summary.margin, (b, c), ps, alpha, n / wide if known else 1.0, (b + c) / n)
 
 
 def _judged(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,15 @@ from scipy import stats
 
 from quantprobe.arrays import BoolArray, FloatArray, Int64Array
 from quantprobe.errors import InputError, MismatchError
-from quantprobe.run.cohort import Cohort, ItemTable, QuantRecord, read_cohort
-from quantprobe.stats.clusters import cluster_mean, item_clusters
+from quantprobe.metrics.answers import Answers
+from quantprobe.probes.grouping import UNGROUPED
+from quantprobe.run.cohort import Cohort, read_cohort
+from quantprobe.run.compare import Difference, setting_differences
+from quantprobe.run.items import PairedAnswers
+from quantprobe.run.json_text import plain
+from quantprobe.run.results import Quant
+from quantprobe.stats.clusters import cluster_mean
+from quantprobe.stats.design import item_design
 from quantprobe.stats.estimates import Estimate
 from quantprobe.stats.paired import compare_paired, holm
 
@@ -54,8 +61,8 @@ class RunDiff:
 
     a: Path
     b: Path
-    settings: tuple[tuple[str, str, str], ...]
-    """(name, value in A, value in B) of every setting that differs; `not set` where a run lacks it."""
+    settings: tuple[Difference, ...]
+    """Every recorded setting that differs, those of probes that only one of the runs has left out."""
     other_files: tuple[str, ...]
     """Quants whose files differ (SHA-256)."""
     only_a: tuple[str, ...]
@@ -66,8 +73,8 @@ class RunDiff:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, the sentences among them; a number that does not exist is None."""
-        shifts = [{**vars(shift), "change": shift.change.to_dict(), "moved": shift.moved} for shift in self.shifts]
-        return {**vars(self), "a": str(self.a), "b": str(self.b), "shifts": shifts, "sentences": self.sentences()}
+        shifts = [{**plain(shift), "moved": shift.moved} for shift in self.shifts]
+        return {**plain(self), "shifts": shifts, "sentences": list(self.sentences())}
 
     def sentences(self) -> tuple[str, ...]:
         """The comparison in words, most important first."""
@@ -108,7 +115,7 @@ def diff_runs(a: Path, b: Path, level: float = 0.95) -> RunDiff:
     return RunDiff(
         a=a,
         b=b,
-        settings=tuple(_setting_differences(left.settings, right.settings)),
+        settings=setting_differences(left.settings, right.settings),
         other_files=tuple(n for n in names if left.quant(n).sha256 != right.quant(n).sha256),
         only_a=tuple(q.name for q in left.quants if q.name not in names),
         only_b=tuple(q.name for q in right.quants if q.name not in names),
@@ -127,23 +134,21 @@ def _quant_shifts(a: Cohort, b: Cohort, name: str, level: float) -> Iterator[Shi
             yield from _task_shifts(a, b, left, right, task, level)
 
 
-def _text_shift(a: Cohort, b: Cohort, left: QuantRecord, right: QuantRecord, text: str, level: float) -> Shift:
-    floor = max(_floor(a, text), _floor(b, text))
-    rows = _paired_rows(left.texts[text].rows_file, right.texts[text].rows_file, a, b, left.name, text)
+def _text_shift(a: Cohort, b: Cohort, left: Quant, right: Quant, text: str, level: float) -> Shift:
+    floor = max(a.floor(text) or 0.0, b.floor(text) or 0.0)
+    rows = _paired_rows(a, b, left.name, text)
     if rows is None:
-        change, p = _unpaired(left.texts[text].values["kld_mean"], right.texts[text].values["kld_mean"], level)
+        change, p = _unpaired(left.texts[text].kld_mean, right.texts[text].kld_mean, level)
         return Shift(left.name, text, "kld_mean", change, p, None, UNPAIRED, floor)
     mean = cluster_mean(*rows)
     return Shift(left.name, text, "kld_mean", mean.estimate("nats", level), mean.p_value, None, BY_ROWS, floor)
 
 
-def _paired_rows(
-    file_a: Path, file_b: Path, a: Cohort, b: Cohort, quant: str, text: str
-) -> tuple[FloatArray, Int64Array] | None:
+def _paired_rows(a: Cohort, b: Cohort, quant: str, text: str) -> tuple[FloatArray, Int64Array] | None:
     """KLD in B minus KLD in A of the rows finite in both, and their windows; None where rows cannot be matched."""
-    if not (file_a.exists() and file_b.exists()):
+    if not (a.has_rows(quant, text) and b.has_rows(quant, text)):
         return None
-    left, right = a.rows(quant, text), b.rows(quant, text)
+    left, right = a.rows(quant, text, ()), b.rows(quant, text, ())
     if not np.array_equal(left["windows"], right["windows"]):
         return None
     difference = np.asarray(right["kld"], np.float64) - np.asarray(left["kld"], np.float64)
@@ -153,39 +158,40 @@ def _paired_rows(
     return difference[finite], np.asarray(left["windows"], np.int64)[finite]
 
 
-def _task_shifts(
-    a: Cohort, b: Cohort, left: QuantRecord, right: QuantRecord, task: str, level: float
-) -> Iterator[Shift]:
-    pair = _paired_items(a, b, left.name, task)
-    if pair is None:
-        change, p = _unpaired(left.tasks[task].values["acc"], right.tasks[task].values["acc"], level)
+def _task_shifts(a: Cohort, b: Cohort, left: Quant, right: Quant, task: str, level: float) -> Iterator[Shift]:
+    pair = _items_of_both(a, b, left.name, task)
+    matched = None if pair is None else _match(pair[0].quant, pair[1].quant)
+    if pair is None or matched is None:
+        change, p = _unpaired(left.tasks[task].acc, right.tasks[task].acc, level)
         yield Shift(left.name, task, "acc", change, p, None, UNPAIRED, 0.0)
         return
-    (table_a, rows_a), (table_b, rows_b) = pair
-    groups = [table_a.group[i] for i in rows_a]
-    clusters = item_clusters(groups)
-    flips = compare_paired(table_a.quant_correct[rows_a], table_b.quant_correct[rows_b], clusters, level)
+    (before, after), (rows_a, rows_b) = (one.quant for one in pair), matched
+    facts = a.tasks_facts.get(task)
+    grouping = facts.grouping if facts else UNGROUPED
+    clusters = item_design([before.groups[i] for i in rows_a], grouping).clusters
+    flips = compare_paired(before.correct[rows_a], after.correct[rows_b], clusters, level)
     yield Shift(left.name, task, "acc", flips.net, flips.p, None, BY_ITEMS, 0.0)
-    margins = table_b.quant_margin[rows_b] - table_a.quant_margin[rows_a]
+    margins = after.margin[rows_b] - before.margin[rows_a]
     finite = np.isfinite(margins)
     if finite.sum() >= 2:
         mean = cluster_mean(margins[finite], clusters[finite])
         yield Shift(left.name, task, "margin", mean.estimate("nats", level), mean.p_value, None, BY_ITEMS, 0.0)
 
 
-def _paired_items(
-    a: Cohort, b: Cohort, quant: str, task: str
-) -> tuple[tuple[ItemTable, Int64Array], tuple[ItemTable, Int64Array]] | None:
-    """Both tables and, in each, the places of the items that both have, in the same order."""
-    if not all(cohort.quant(quant).tasks[task].items_file.exists() for cohort in (a, b)):
+def _items_of_both(a: Cohort, b: Cohort, quant: str, task: str) -> tuple[PairedAnswers, PairedAnswers] | None:
+    if not (a.has_items(quant, task) and b.has_items(quant, task)):
         return None
-    left, right = a.items(quant, task), b.items(quant, task)
-    where = {item: i for i, item in enumerate(right.id)}
-    places = [(i, where[item]) for i, item in enumerate(left.id) if item in where]
+    return a.items(quant, task), b.items(quant, task)
+
+
+def _match(left: Answers, right: Answers) -> tuple[Int64Array, Int64Array] | None:
+    """The places in each of the items that are valid in both, in the same order; None where there is no such item."""
+    where = {item: i for i, item in enumerate(right.ids) if right.valid[i]}
+    places = [(i, where[item]) for i, item in enumerate(left.ids) if left.valid[i] and item in where]
     if not places:
         return None
     rows_a, rows_b = np.array(places, np.int64).T
-    return (left, rows_a), (right, rows_b)
+    return rows_a, rows_b
 
 
 def _base_flips(a: Cohort, b: Cohort, names: Sequence[str]) -> Iterator[tuple[str, int, int]]:
@@ -193,11 +199,11 @@ def _base_flips(a: Cohort, b: Cohort, names: Sequence[str]) -> Iterator[tuple[st
         for name in names:
             if task not in a.quant(name).tasks or task not in b.quant(name).tasks:
                 continue
-            pair = _paired_items(a, b, name, task)
-            if pair is not None:
-                (left, rows_a), (right, rows_b) = pair
-                flips: BoolArray = left.base_correct[rows_a] != right.base_correct[rows_b]
-                yield task, int(flips.sum()), len(rows_a)
+            pair = _items_of_both(a, b, name, task)
+            matched = None if pair is None else _match(pair[0].base, pair[1].base)
+            if pair is not None and matched is not None:
+                flips: BoolArray = pair[0].base.correct[matched[0]] != pair[1].base.correct[matched[1]]
+                yield task, int(flips.sum()), len(flips)
                 break
 
 
@@ -215,23 +221,6 @@ def _unpaired(a: Estimate, b: Estimate, level: float) -> tuple[Estimate, float |
     return Estimate(value, stderr, value - half, value + half, level, n, clusters, a.unit), p
 
 
-def _floor(cohort: Cohort, text: str) -> float:
-    entry = (((cohort.null_control or {}).get("texts") or {}).get(text) or {}).get("kld_mean")
-    ends = [entry.get(key) for key in ("value", "low", "high")] if isinstance(entry, Mapping) else [entry]
-    return max((abs(float(end)) for end in ends if end is not None), default=0.0)
-
-
-def _setting_differences(
-    a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, str, str]]:
-    for key in dict.fromkeys([*a, *b]):
-        left, right = a.get(key, "not set"), b.get(key, "not set")
-        if isinstance(left, Mapping) and isinstance(right, Mapping):
-            yield from _setting_differences(left, right, f"{prefix}{key}.")
-        elif left != right:
-            yield f"{prefix}{key}", str(left), str(right)
-
-
 def _sentences(diff: RunDiff) -> Iterator[str]:
     moved = [shift for shift in diff.shifts if shift.moved]
     tested = sum(shift.p is not None for shift in diff.shifts)
@@ -243,10 +232,7 @@ def _sentences(diff: RunDiff) -> Iterator[str]:
     else:
         yield f"{len(moved)} of {tested} comparisons moved beyond the noise (Holm, {moved[0].change.level:.0%})."
     yield from (_shift_sentence(shift) for shift in moved)
-    if diff.settings:
-        yield "Settings that differ: " + "; ".join(f"{k} {a} -> {b}" for k, a, b in diff.settings) + "."
-    else:
-        yield "All recorded settings are the same."
+    yield from _settings_sentences(diff.settings)
     if diff.other_files:
         yield f"Other files under the same name (SHA-256 differs): {', '.join(diff.other_files)}."
     for task, flips, n in diff.base_flips:
@@ -264,6 +250,15 @@ def _sentences(diff: RunDiff) -> Iterator[str]:
             f"{unpaired} of {len(diff.shifts)} comparisons could not be paired (no rows or items in both runs, or "
             "of other windows) and take the two numbers as independent; their intervals are wider than need be."
         )
+
+
+def _settings_sentences(settings: Sequence[Difference]) -> Iterator[str]:
+    if not settings:
+        yield "All recorded settings are the same."
+    for words, moving in (("that move logits", True), ("that move no logits", False)):
+        found = [f"{each.name} {each.a} -> {each.b}" for each in settings if each.moves_logits == moving]
+        if found:
+            yield f"Settings {words} and differ: {'; '.join(found)}."
 
 
 def _shift_sentence(shift: Shift) -> str:

@@ -9,16 +9,31 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantprobe.arrays import FloatArray
-from quantprobe.errors import InputError
-from quantprobe.run.cohort import Cohort, QuantRecord
+from quantprobe.metrics.quantities import Better, task_quantity, text_quantity
+from quantprobe.run.cohort import Cohort
+from quantprobe.run.results import Quant
 from quantprobe.stats.estimates import Estimate
+from quantprobe.stats.summary import TextSummary
 
 ALL_TEXTS = "all texts"
 ALL_TASKS = "all tasks"
 HEADLINE = "kld_mean"
 """The one measure that is named beforehand; all others are in tables, corrected for being many."""
 
-_Values = Mapping[str, Estimate]
+FIDELITY = (
+    *("kld_mean", "kld_median", "kld_p90", "kld_p95", "kld_p99", "kld_p999", "kld_max", "kld_geomean"),
+    *("kld_reverse_mean", "jsd_mean", "tv_mean", "delta_p_rms", "ppl_ratio", "delta_ppl", "ln_ppl_ratio"),
+    *("same_top", "top_k_overlap"),
+)
+"""Measures of how far a quant moved on a text, by their names in `results.json`, and `delta_ppl`."""
+
+TASK_DIRECTION = ("net", "direction_index", "margin_shift", "gold_prob_shift", "volume", HEADLINE)
+TEXT_DIRECTION = ("token_net", "token_direction_index", "delta_p_mean", "token_volume", HEADLINE)
+
+_FROM_ROWS = ("kld_reverse_mean", "jsd_mean", "tv_mean", "kld_geomean")
+"""What a run written by another program may lack, and its row metrics tell."""
+
+_SIGNS: Mapping[Better, int] = {"higher": +1, "lower": -1, "none": 0}
 
 
 @dataclass(frozen=True)
@@ -42,47 +57,23 @@ class Variable:
         return self.values, "linear"
 
 
-@dataclass(frozen=True)
-class _Measure:
-    better: int
-    log: bool
-    value: Callable[[_Values], float]
+def number(value: Estimate | float | None) -> float:
+    """A member of a summary as a plain number, NaN where there is none."""
+    value = value.value if isinstance(value, Estimate) else value
+    return math.nan if value is None else float(value)
 
 
-def _stored(key: str) -> Callable[[_Values], float]:
-    return lambda values: _number(values, key)
+def task_number(quant: Quant, task: str, name: str) -> float:
+    """A number of a quant on a task by its name in `results.json`; NaN where there is none."""
+    return number(getattr(quant.tasks[task], name)) if task in quant.tasks else math.nan
 
 
-def _number(values: _Values, key: str) -> float:
-    value = values[key].value if key in values else None
-    return np.nan if value is None else value
-
-
-def _ppl_ratio(values: _Values) -> float:
-    return math.exp(min(_number(values, "ln_ppl_ratio"), 700.0))
-
-
-def _delta_ppl(values: _Values) -> float:
-    return _number(values, "ppl") - _number(values, "ppl_base")
-
-
-FIDELITY: Mapping[str, _Measure] = {
-    **{
-        key: _Measure(-1, True, _stored(key))
-        for key in (
-            "kld_mean", "kld_median", "kld_p90", "kld_p95", "kld_p99", "kld_p999", "kld_max", "kld_geomean",
-            "kld_reverse_mean", "jsd_mean", "tv_mean", "delta_p_rms",
-        )
-    },
-    "ppl_ratio": _Measure(-1, False, _ppl_ratio),
-    "delta_ppl": _Measure(-1, False, _delta_ppl),
-    "ln_ppl_ratio": _Measure(-1, False, _stored("ln_ppl_ratio")),
-    "same_top": _Measure(+1, False, _stored("same_top")),
-    "top_k_overlap": _Measure(+1, False, _stored("top_k_overlap")),
-}  # fmt: skip
-
-_FROM_ROWS = {"kld_reverse_mean": "kld_reverse", "jsd_mean": "jsd", "tv_mean": "tv", "kld_geomean": "kld"}
-"""What a run written by another program may lack, and the row metric that it is the mean of."""
+def text_number(quant: Quant, text: str, name: str) -> float:
+    """A number of a quant on a text by its name in `results.json`, or one that is derived; NaN where there is none."""
+    if text not in quant.texts:
+        return math.nan
+    summary = quant.texts[text]
+    return _DERIVED[name](summary) if name in _DERIVED else number(getattr(summary, name))
 
 
 def fidelity_variables(cohort: Cohort) -> tuple[Variable, ...]:
@@ -91,11 +82,8 @@ def fidelity_variables(cohort: Cohort) -> tuple[Variable, ...]:
     A mean that `results.json` lacks is computed from the row file if there is one. A measure that no quant has is
     left out.
     """
-    found = [_on_text(cohort, text, name, measure) for text in cohort.texts for name, measure in FIDELITY.items()]
-    on_tasks = [
-        Variable(HEADLINE, task, -1, True, _column(cohort, lambda q, t=task: task_number(q, t, HEADLINE)))  # type: ignore[misc]
-        for task in cohort.tasks
-    ]
+    found = [_on_text(cohort, text, name) for text in cohort.texts for name in FIDELITY]
+    on_tasks = [_on_task(cohort, task, HEADLINE) for task in cohort.tasks]
     means = [
         Variable(HEADLINE, source, -1, True, np.mean([v.values for v in group], axis=0))
         for source, group in (
@@ -110,70 +98,68 @@ def fidelity_variables(cohort: Cohort) -> tuple[Variable, ...]:
 def direction_variables(cohort: Cohort) -> tuple[Variable, ...]:
     """Measures of which way a quant moved, on each task and each text, and for comparison how far.
 
-    Tasks: volume, net, direction_index, margin_shift, gold_prob_shift, kld_mean. Texts: token_volume, token_net,
-    token_direction_index (of drops and leapfrogs of the top token), delta_p_mean, kld_mean.
+    `token_volume`, `token_net` and `token_direction_index` of a text count drops and leapfrogs of the top token.
     """
-    tasks = [
-        Variable(name, task, better, name == HEADLINE, _column(cohort, lambda q, t=task, n=name: task_number(q, t, n)))  # type: ignore[misc]
-        for task in cohort.tasks
-        for name, better in (
-            ("net", 1), ("direction_index", 1), ("margin_shift", 1), ("gold_prob_shift", 1), ("volume", -1),
-            (HEADLINE, -1),
-        )
-    ]  # fmt: skip
-    texts = [
-        Variable(name, text, better, name == HEADLINE, _column(cohort, lambda q, t=text, m=measure: _text(q, t, m)))  # type: ignore[misc]
-        for text in cohort.texts
-        for name, better, measure in (
-            ("token_net", 1, _token_net), ("token_direction_index", 1, _token_index),
-            ("delta_p_mean", 1, _stored("delta_p_mean")),
-            ("token_volume", -1, _token_volume), (HEADLINE, -1, _stored(HEADLINE)),
-        )
-    ]  # fmt: skip
+    tasks = [_on_task(cohort, task, name) for task in cohort.tasks for name in TASK_DIRECTION]
+    texts = [_on_text(cohort, text, name) for text in cohort.texts for name in TEXT_DIRECTION]
     return tuple(v for v in (*tasks, *texts) if np.isfinite(v.values).any())
 
 
-def _column(cohort: Cohort, value: Callable[[QuantRecord], float]) -> FloatArray:
-    return np.array([value(quant) for quant in cohort.quants], np.float64)
+def _on_task(cohort: Cohort, task: str, name: str) -> Variable:
+    values = np.array([task_number(quant, task, name) for quant in cohort.quants], np.float64)
+    quantity = task_quantity(name)
+    return Variable(name, task, _SIGNS[quantity.better], quantity.log, values)
 
 
-def task_number(quant: QuantRecord, task: str, name: str) -> float:
-    """A number of a quant on a task by its name in `results.json`; NaN where there is none."""
-    return _number(quant.tasks[task].values, name) if task in quant.tasks else np.nan
-
-
-def _text(quant: QuantRecord, text: str, measure: Callable[[_Values], float]) -> float:
-    return measure(quant.texts[text].values) if text in quant.texts else np.nan
-
-
-def _on_text(cohort: Cohort, text: str, name: str, measure: _Measure) -> Variable:
-    values = _column(cohort, lambda quant: _text(quant, text, measure.value))
+def _on_text(cohort: Cohort, text: str, name: str) -> Variable:
+    values = np.array([text_number(quant, text, name) for quant in cohort.quants], np.float64)
     if name in _FROM_ROWS:
         for index, quant in enumerate(cohort.quants):
-            if text in quant.texts and name not in quant.texts[text].values:
+            if text in quant.texts and getattr(quant.texts[text], name) is None:
                 values[index] = _mean_of_rows(cohort, quant.name, text, name)
-    return Variable(name, text, measure.better, measure.log, values)
+    if name in _DERIVED_SIGNS:
+        return Variable(name, text, _DERIVED_SIGNS[name], False, values)
+    quantity = text_quantity(name)
+    return Variable(name, text, _SIGNS[quantity.better], quantity.log, values)
 
 
 def _mean_of_rows(cohort: Cohort, quant: str, text: str, name: str) -> float:
-    try:
-        rows = cohort.rows(quant, text, (_FROM_ROWS[name],)).get(_FROM_ROWS[name])
-    except InputError:
-        return np.nan
+    if not cohort.has_rows(quant, text):
+        return math.nan
+    metric = text_quantity(name).rows
+    rows = cohort.rows(quant, text, (metric,)).get(metric)
     finite = rows[np.isfinite(rows)] if rows is not None else np.array([])
     if name == "kld_geomean":
-        return float(np.exp(np.log(finite).mean())) if len(finite) and finite.min() > 0 else np.nan
-    return float(finite.mean()) if len(finite) else np.nan
+        return float(np.exp(np.log(finite).mean())) if len(finite) and finite.min() > 0 else math.nan
+    return float(finite.mean()) if len(finite) else math.nan
 
 
-def _token_net(values: _Values) -> float:
-    return (_number(values, "token_leapfrogs") - _number(values, "token_drops")) / max(_number(values, "n_rows"), 1)
+def _token_counts(summary: TextSummary) -> tuple[float, float, float]:
+    rows = math.nan if summary.n_rows is None else max(summary.n_rows, 1)
+    return number(summary.token_drops), number(summary.token_leapfrogs), rows
 
 
-def _token_volume(values: _Values) -> float:
-    return (_number(values, "token_leapfrogs") + _number(values, "token_drops")) / max(_number(values, "n_rows"), 1)
+def _token_net(summary: TextSummary) -> float:
+    drops, leapfrogs, n_rows = _token_counts(summary)
+    return (leapfrogs - drops) / n_rows
 
 
-def _token_index(values: _Values) -> float:
-    drops, leapfrogs = _number(values, "token_drops"), _number(values, "token_leapfrogs")
-    return (leapfrogs - drops) / (leapfrogs + drops) if leapfrogs + drops > 0 else np.nan
+def _token_volume(summary: TextSummary) -> float:
+    drops, leapfrogs, n_rows = _token_counts(summary)
+    return (leapfrogs + drops) / n_rows
+
+
+def _token_index(summary: TextSummary) -> float:
+    drops, leapfrogs, _ = _token_counts(summary)
+    return (leapfrogs - drops) / (leapfrogs + drops) if leapfrogs + drops > 0 else math.nan
+
+
+_DERIVED: Mapping[str, Callable[[TextSummary], float]] = {
+    "ppl_ratio": lambda summary: math.exp(min(number(summary.ln_ppl_ratio), 700.0)),
+    "delta_ppl": lambda summary: number(summary.ppl) - number(summary.ppl_base),
+    "token_net": _token_net,
+    "token_volume": _token_volume,
+    "token_direction_index": _token_index,
+}
+_DERIVED_SIGNS = {"delta_ppl": -1, "token_net": +1, "token_volume": -1, "token_direction_index": +1}
+"""Which way is better for what is not in `results.json`."""

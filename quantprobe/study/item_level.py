@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from quantprobe.arrays import BoolArray, FloatArray, Int64Array
+from quantprobe.arrays import BoolArray, FloatArray
 from quantprobe.stats.auroc import auroc, auroc_influence
-from quantprobe.stats.clusters import effective_clusters
+from quantprobe.stats.design import ItemDesign, pool_designs
 from quantprobe.stats.estimates import Estimate
+from quantprobe.stats.item_contrast import item_noise
 from quantprobe.study.fidelity import ALL_TASKS
 from quantprobe.study.panel import Panel, TaskAnswers
 
@@ -71,8 +72,8 @@ def item_level(panel: Panel, zone: BoolArray, level: float) -> tuple[ItemLevel, 
 
     Quants and tasks are strata: answers are compared within one quant on one task only, so that neither a lossy quant
     nor a hard task can pass for an item's KLD. Strata are weighted by their pairs (AUROC) and by n1 n0 / (n1 + n0)
-    (ratio). Errors are clustered by item or its group, across quants. Items of unknown KLD are left out; those of
-    KLD 0 or less from the ratio.
+    (ratio). Errors are those of the items' design, over all quants together. Items of unknown KLD are left out; those
+    of KLD 0 or less from the ratio.
     """
     rows: list[ItemLevel] = []
     with_kld = [task for task in panel.tasks if np.isfinite(task.kld).any()]
@@ -130,8 +131,8 @@ def _combine(
     chosen: Sequence[tuple[str, _Stratum]],
     level: float,
 ) -> ItemLevel:
-    """Weighted means over the chosen strata (each with its task), with errors clustered over all of them."""
-    clusters = _joined_clusters(tasks)
+    """Weighted means over the chosen strata (each with its task), with one error over all of them."""
+    design = pool_designs([task.design for task in tasks])
     strata = [stratum for _, stratum in chosen]
     pairs = np.array([s.n_with * s.n_without for s in strata], np.float64)
     sizes = np.array([s.n_with * s.n_without / (s.n_with + s.n_without) * (s.log_ratio is not None) for s in strata])
@@ -141,15 +142,14 @@ def _combine(
         ("probability", pairs, [s.area for s in strata], [s.area_influence for s in strata]),
     ):
         if not weights.sum():
-            n_clusters = len(np.unique(clusters))
-            estimates.append(Estimate(None, None, None, None, level, len(clusters), n_clusters, unit))
+            estimates.append(Estimate(None, None, None, None, level, design.n_items, design.n_clusters, unit))
             continue
         shares = weights / weights.sum()
         total = {task.name: np.zeros(task.correct.shape[1]) for task in tasks}
         for (task_name, _), share, influence in zip(chosen, shares, influences, strict=True):
             total[task_name] += share * influence
         influence = np.concatenate([total[task.name] for task in tasks])
-        estimates.append(_estimate(float(shares @ values), influence, clusters, level, unit))
+        estimates.append(_estimate(float(shares @ values), influence, design, level, unit))
     return ItemLevel(
         task=name,
         subset=subset,
@@ -161,27 +161,16 @@ def _combine(
     )
 
 
-def _joined_clusters(tasks: Sequence[TaskAnswers]) -> Int64Array:
-    """Clusters of the items of all tasks, end to end; clusters of different tasks are different."""
-    parts: list[Int64Array] = []
-    start = 0
-    for task in tasks:
-        parts.append(task.clusters + start)
-        start += int(task.clusters.max()) + 1
-    return np.concatenate(parts)
-
-
-def _estimate(value: float, influence: FloatArray, clusters: Int64Array, level: float, unit: str) -> Estimate:
+def _estimate(value: float, influence: FloatArray, design: ItemDesign, level: float, unit: str) -> Estimate:
     """A ratio from its ln with an interval on that scale, or a probability with one on the logit scale.
 
-    The error is the root of the summed squares of the clusters' influences, G / (G - 1).
+    The error is that of the sum of the items' influences, within strata and between clusters.
     """
-    sums = np.bincount(clusters, weights=influence)
-    n, n_clusters, dof = len(clusters), len(np.unique(clusters)), effective_clusters(clusters) - 1
+    n, n_clusters = design.n_items, design.n_clusters
     shown, slope = (math.exp(value), math.exp(value)) if unit == "ratio" else (value, 1.0)
-    if not influence.any() or dof <= 0 or (unit == "probability" and not 0 < value < 1):
+    error, dof = _error_of_sum(influence, design)
+    if not error or (unit == "probability" and not 0 < value < 1):
         return Estimate(shown, None, None, None, level, n, n_clusters, unit)
-    error = math.sqrt(float((sums**2).sum()) * n_clusters / (n_clusters - 1))
     half = float(stats.t.ppf((1 + level) / 2, dof)) * error
     if unit == "ratio":
         low, high = math.exp(value - half), math.exp(value + half)
@@ -189,6 +178,15 @@ def _estimate(value: float, influence: FloatArray, clusters: Int64Array, level: 
         centre, half = math.log(value / (1 - value)), half / (value * (1 - value))
         low, high = 1 / (1 + math.exp(half - centre)), 1 / (1 + math.exp(-half - centre))
     return Estimate(shown, slope * error, low, high, level, n, n_clusters, unit)
+
+
+def _error_of_sum(values: FloatArray, design: ItemDesign) -> tuple[float, float]:
+    """Standard error of the sum of `[n_items]` values and its degrees of freedom; 0 where it is unknown."""
+    noise = item_noise(values[None] * len(values), design)
+    if noise is None:
+        return 0.0, 1.0
+    variance, dof = noise.contrast(np.ones((1, 1)))
+    return math.sqrt(float(variance[0])), float(dof[0])
 
 
 def route(panel: Panel, zone: BoolArray, level: float) -> tuple[Router, ...]:
@@ -199,7 +197,7 @@ def route(panel: Panel, zone: BoolArray, level: float) -> tuple[Router, ...]:
         tallies = [(task, *_tally(task, mask)) for task in with_kld]
         parts = [[tally] for tally in tallies] + ([tallies] if len(tallies) > 1 else [])
         for part in parts:
-            clusters = _joined_clusters([task for task, *_ in part])
+            design = pool_designs([task.design for task, *_ in part])
             total, by_item, by_quant = (np.concatenate([tally[i] for tally in part]) for i in (1, 2, 3))
             if not total.sum():
                 continue
@@ -209,8 +207,8 @@ def route(panel: Panel, zone: BoolArray, level: float) -> tuple[Router, ...]:
                     subset=subset,
                     n_pairs=max(int(tally[4]) for tally in part),
                     n_disagreements=int(total.sum()),
-                    by_item=_share(by_item, total, clusters, level),
-                    by_quant=_share(by_quant, total, clusters, level),
+                    by_item=_share(by_item, total, design, level),
+                    by_quant=_share(by_quant, total, design, level),
                 )
             )
     return tuple(rows)
@@ -235,14 +233,14 @@ def _tally(task: TaskAnswers, mask: BoolArray) -> tuple[FloatArray, FloatArray, 
     return total, by_item, by_quant, len(rows) * (len(rows) - 1) // 2
 
 
-def _share(part: FloatArray, whole: FloatArray, clusters: Int64Array, level: float) -> Estimate:
-    """sum(part) / sum(whole) with a cluster-robust interval (ratio estimator)."""
+def _share(part: FloatArray, whole: FloatArray, design: ItemDesign, level: float) -> Estimate:
+    """sum(part) / sum(whole) with the error of the items' design (ratio estimator), over items that count at all."""
     share = float(part.sum() / whole.sum())
-    used = np.unique(clusters[whole > 0])
-    n, n_clusters = int(whole.sum()), len(used)
-    residuals = np.bincount(clusters, weights=part - share * whole)
-    if n_clusters < 3 or not residuals.any():
+    used = whole > 0
+    cut = ItemDesign(design.strata[used], design.clusters[used])
+    n, n_clusters = int(whole.sum()), len(np.unique(cut.clusters))
+    error, dof = _error_of_sum((part - share * whole)[used] / n, cut)
+    if n_clusters < 3 or not error:
         return Estimate(share, None, None, None, level, n, n_clusters, "fraction")
-    error = math.sqrt(float((residuals**2).sum()) * n_clusters / (n_clusters - 1)) / n
-    half = float(stats.t.ppf((1 + level) / 2, n_clusters - 1)) * error
+    half = float(stats.t.ppf((1 + level) / 2, dof)) * error
     return Estimate(share, error, max(0.0, share - half), min(1.0, share + half), level, n, n_clusters, "fraction")

@@ -9,7 +9,7 @@ import numpy as np
 
 from quantprobe.arrays import BoolArray, FloatArray, Int64Array
 from quantprobe.stats.correlation import Resampling, draw_weights
-from quantprobe.stats.design import ItemDesign, as_design, pool_designs
+from quantprobe.stats.design import ItemDesign, pool_designs
 from quantprobe.stats.estimates import Estimate
 from quantprobe.stats.paired import compare_paired
 from quantprobe.stats.sign_flips import ChangeTable
@@ -174,7 +174,7 @@ def _join(tasks: Sequence[TaskAnswers], margin: float, how: Resampling) -> _Answ
     rows = [np.searchsorted(task.quants, quants) for task in tasks]
     base = [task.base_correct[row] for task, row in zip(tasks, rows, strict=True)]
     correct = [task.correct[row] for task, row in zip(tasks, rows, strict=True)]
-    designs = [as_design(task.clusters) for task in tasks]
+    designs = [task.design for task in tasks]
     tables = {
         task.name: ChangeTable(after.astype(np.float64) - before, design)
         for task, before, after, design in zip(tasks, base, correct, designs, strict=True)

@@ -1,18 +1,17 @@
 """The main job: what to run, what is done already, in which order."""
 
 from quantprobe.sweep.capturing import capture_base
-from quantprobe.sweep.comparing import captured_settings, compare_quants
+from quantprobe.sweep.comparing import Outcome, captured_settings, compare_quants
+from quantprobe.sweep.deciding import Budget
 from quantprobe.sweep.inputs import Inputs, Progress, TaskInput, TextInput
 from quantprobe.sweep.job import sweep
 from quantprobe.sweep.kld_files import export_kld, import_kld
-from quantprobe.sweep.results import NullControl, QuantResult, SweepResult
 
 __all__ = [
+    "Budget",
     "Inputs",
-    "NullControl",
+    "Outcome",
     "Progress",
-    "QuantResult",
-    "SweepResult",
     "TaskInput",
     "TextInput",
     "capture_base",

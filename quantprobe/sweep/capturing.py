@@ -19,10 +19,10 @@ from quantprobe.engine.devices import head_device
 from quantprobe.engine.head import Head, HeadFit, fit_head, pack_rows
 from quantprobe.engine.model import Model
 from quantprobe.engine.runner import Block, n_probe_tokens, probe_blocks
-from quantprobe.engine.settings import Settings
 from quantprobe.errors import InputError, QuantprobeError
 from quantprobe.gguf.model import HeadSource, ModelInfo, read_head_source
 from quantprobe.probes.text import TextProbe
+from quantprobe.settings import Settings
 from quantprobe.sweep.inputs import (
     Inputs,
     Progress,
@@ -34,7 +34,7 @@ from quantprobe.sweep.inputs import (
     read_texts,
 )
 from quantprobe.sweep.measured import MeasuredTask, MeasuredText
-from quantprobe.sweep.recorded import base_identity, record_settings
+from quantprobe.sweep.recorded import record_settings
 from quantprobe.sweep.tasks import ReadTask, check_chat, make_task_probe, read_tasks
 
 FIT_ROWS = 128
@@ -96,19 +96,25 @@ def capture_base(
 
 
 def capture_prepared(
-    prepared: Prepared, out: Path, progress: Progress, *, kind: str | None = None, embed_head: bool = False
+    prepared: Prepared,
+    out: Path,
+    progress: Progress,
+    *,
+    kind: str | None = None,
+    embed_head: bool = False,
+    n_quants: int = 0,
 ) -> Capture:
-    """`capture_base` of inputs that are read already."""
+    """`capture_base` of inputs that are read already; `n_quants` are compared afterwards in the same run."""
     info, recorded = prepared.info, prepared.recorded()
     done = find_capture(out, info, recorded, kind, embed_head)
     if done is not None:
-        progress.note(f"{out} holds this capture already")
+        progress.note(f"{out} already holds this capture; using it")
         return done
     with load_model(info, prepared.settings, progress) as model:
         probes: list[Probe] = [make_text_probe(model, text, prepared.inputs) for text in prepared.texts]
         probes += [make_task_probe(model, task, progress) for task in prepared.tasks]
         with closing(_Capturing(model, info, probes, kind, embed_head)) as capturing:
-            return capturing.write(out, recorded, progress)
+            return capturing.write(out, recorded, progress, n_quants)
 
 
 def find_capture(
@@ -146,6 +152,7 @@ class _Capturing:
         self.device = head_device(model.settings.n_gpu_layers, info.n_layer)
         self.n_threads = model.settings.n_threads or 1
         self._begun: tuple[Block, Generator[Block, None, None]] | None = None
+        self.asked_for = kind
         self.fit = None if kind == "logprobs" else self._find_fit(kind == "hidden")
         self.kind = "logprobs" if self.fit is None else "hidden"
         head = None if self.fit is None else Head.of(self.source, self.fit.post, self.device, self.n_threads)
@@ -193,27 +200,30 @@ class _Capturing:
             self._begun[1].close()
             self._begun = None
 
-    def write(self, out: Path, recorded: Mapping[str, Any], progress: Progress) -> Capture:
-        if self.fit is None:
+    def write(self, out: Path, recorded: Mapping[str, Any], progress: Progress, n_quants: int) -> Capture:
+        if self.fit is None and self.asked_for is None:
             progress.note(
-                f"{self.info.name}: hidden rows do not give this architecture's logits back; "
-                "16-bit log-probabilities are kept instead"
+                f"{self.info.name}: this architecture's logits cannot be restored from hidden rows; "
+                "keeping 16-bit log-probabilities instead"
             )
-        with CaptureWriter.create(out, base_identity(self.info), recorded, self.kind) as writer:
-            for probe in self.probes:
+        n_tokens = [n_probe_tokens(self.model, probe) for probe in self.probes]
+        with CaptureWriter.create(out, self.info.identity(), recorded, self.kind) as writer:
+            for number, probe in enumerate(self.probes):
                 if writer.reuse(probe):
-                    progress.note(f"{probe.name}: captured before, kept")
+                    progress.note(f"{probe.name}: already captured; keeping it")
                     continue
-                self._write_probe(writer, probe, progress)
+                n_jobs = len(self.probes) - number + n_quants * len(self.probes)
+                progress.plan(n_jobs, sum(n_tokens[number:]) + n_quants * sum(n_tokens))
+                self._write_probe(writer, probe, n_tokens[number], progress)
             head, bias = self._head_reference()
             return writer.finish(head, bias)
 
-    def _write_probe(self, writer: CaptureWriter, probe: Probe, progress: Progress) -> None:
+    def _write_probe(self, writer: CaptureWriter, probe: Probe, n_planned: int, progress: Progress) -> None:
         null = MeasuredText(probe) if isinstance(probe, TextProbe) else MeasuredTask(probe)
         row_dtype = "uint16" if self.fit is None else self.fit.row_dtype
         width = self.model.n_vocab + HEADER_WORDS if self.fit is None else self.source.n_embd
         row_writer = writer.begin(probe, row_dtype, width)
-        progress.start(f"capture {self.info.name} on {probe.name}", n_probe_tokens(self.model, probe), "tok")
+        progress.start(f"capture {self.info.name} on {probe.name}", n_planned, "tok")
         n_tokens = 0
         try:
             with closing(self._blocks(probe)) as blocks:

@@ -9,19 +9,44 @@ from pathlib import Path
 from typing import Protocol
 
 from quantprobe.engine.model import Model
-from quantprobe.engine.settings import Settings
 from quantprobe.errors import InputError
 from quantprobe.gguf.model import ModelInfo, hash_model, read_model_info, require_measurable
 from quantprobe.probes.text import TextProbe, read_text, text_probe
+from quantprobe.settings import Settings
 
 
 class Progress(Protocol):
     """Where a long job tells how far it is; one label at a time."""
 
+    def plan(self, n_jobs: int, n_tokens: int) -> None:
+        """What the whole run has still to decode: models times probes, and their tokens."""
+
     def start(self, label: str, total: int | None, unit: str) -> None: ...
     def advance(self, n: int = 1) -> None: ...
     def finish(self) -> None: ...
     def note(self, message: str) -> None: ...
+
+
+class _Silent:
+    """Tells nobody."""
+
+    def plan(self, n_jobs: int, n_tokens: int) -> None:
+        """Nothing."""
+
+    def start(self, label: str, total: int | None, unit: str) -> None:
+        """Nothing."""
+
+    def advance(self, n: int = 1) -> None:
+        """Nothing."""
+
+    def finish(self) -> None:
+        """Nothing."""
+
+    def note(self, message: str) -> None:
+        """Nothing."""
+
+
+SILENT: Progress = _Silent()
 
 
 @dataclass(frozen=True)
@@ -51,6 +76,8 @@ class TaskInput:
     n_items: int | None = None
     """Most questions taken, drawn as llama-perplexity draws them; None: all."""
     skip_bad: bool = False
+    grouping: str | None = None
+    """What the questions' groups are (`quantprobe.probes.grouping`); None: what the file or its format says."""
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,11 @@ from quantprobe.capture.store import Capture
 from quantprobe.engine.base_rows import open_base_rows
 from quantprobe.engine.devices import head_device
 from quantprobe.engine.plan import block_rows
-from quantprobe.engine.settings import Settings
 from quantprobe.errors import InputError, MismatchError
 from quantprobe.gguf.model import read_model_info
 from quantprobe.probes.text import TextProbe
+from quantprobe.settings import Settings
 from quantprobe.sweep.inputs import Progress, identify, load_model, read_measurable
-from quantprobe.sweep.recorded import base_identity
 
 
 def import_kld(file: Path, model: Path, out: Path, progress: Progress) -> Capture:
@@ -38,7 +37,7 @@ def import_kld(file: Path, model: Path, out: Path, progress: Progress) -> Captur
     info = identify(info, progress)
     with load_model(info, Settings(n_gpu_layers=0), progress) as loaded:
         bos = loaded.bos
-    return llama_kld.import_kld(file, out, base_identity(info), bos, {"n_ctx": kld.n_ctx}, file.stem)
+    return llama_kld.import_kld(file, out, info.identity(), bos, {"n_ctx": kld.n_ctx}, file.stem)
 
 
 def export_kld(capture_path: Path, file: Path, text: str | None, base_model: Path | None, progress: Progress) -> None:
@@ -47,7 +46,7 @@ def export_kld(capture_path: Path, file: Path, text: str | None, base_model: Pat
     probe = capture.text_probe(text or _only_text(capture))
     progress.start(f"export {probe.name}", probe.n_rows, "row")
     try:
-        llama_kld.write_kld(file, probe, capture.meta.base.n_vocab, _records(capture, probe, base_model, progress))
+        llama_kld.write_kld(file, probe, capture.meta.n_vocab, _records(capture, probe, base_model, progress))
     finally:
         progress.finish()
 
@@ -68,7 +67,7 @@ def _records(capture: Capture, probe: TextProbe, base_model: Path | None, progre
     n_layer = read_model_info(base_model).n_layer if base_model is not None else 0
     device = head_device(settings.n_gpu_layers, n_layer)
     base_rows = open_base_rows(capture, device, settings.n_threads or 1, base_model)
-    n_block = block_rows(capture.meta.base.n_vocab, 512)
+    n_block = block_rows(capture.meta.n_vocab, 512)
     for begin in range(0, probe.n_rows, n_block):
         block = stored[begin : begin + n_block]
         progress.advance(len(block))

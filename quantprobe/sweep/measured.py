@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantprobe.arrays import FloatArray, Int32Array, Int64Array
+from quantprobe.arrays import Float32Array, FloatArray, Int32Array, Int64Array
 from quantprobe.engine.base_rows import BaseRows
 from quantprobe.engine.runner import Block
 from quantprobe.metrics.answers import Answers, answers_from_logprobs
@@ -17,7 +17,9 @@ from quantprobe.metrics.direction import measure_direction
 from quantprobe.metrics.rows import ROW_DTYPE, row_metrics
 from quantprobe.metrics.scores import logprob_pairs, pair_layout, score_choices
 from quantprobe.probes.items import TaskProbe
+from quantprobe.probes.rules import RULES
 from quantprobe.probes.text import TextProbe
+from quantprobe.run.json_text import plain
 from quantprobe.run.rows import read_arrays, write_arrays
 from quantprobe.stats.summary import TextSummary, summarise_text
 
@@ -28,6 +30,8 @@ class MeasuredText:
     def __init__(self, probe: TextProbe, llama_compat: bool = False) -> None:
         self.probe = probe
         self.rows = np.zeros(probe.n_rows, ROW_DTYPE)
+        self.decoded = np.zeros(probe.n_windows, np.bool_)
+        """`[n_windows]`: the windows whose rows are all there."""
         self._targets = probe.targets()
         self._llama_compat = llama_compat
 
@@ -36,24 +40,40 @@ class MeasuredText:
         targets = self._targets[block.row_ids]
         self.rows[block.row_ids] = base_rows.compare(stored, row_dtype, block.logits, targets, self._llama_compat)
 
-    def load(self, path: Path, key: str) -> bool:
-        """Take the rows from an earlier run; False if there are none under this key."""
-        arrays = read_arrays(path, key, (*(self.rows.dtype.names or ()), "windows"))
-        if arrays is None or len(arrays["windows"]) != self.probe.n_rows:
-            return False
-        for name in self.rows.dtype.names or ():
-            self.rows[name] = arrays[name]
-        return True
+    def missing(self) -> Int64Array:
+        """The windows that are not decoded yet."""
+        return np.flatnonzero(~self.decoded)
+
+    def load(self, path: Path, key: str) -> None:
+        """Take the rows from an earlier run, as far as it came; nothing if there are none under this key."""
+        names = self.rows.dtype.names or ()
+        arrays = read_arrays(path, key, (*names, "windows"))
+        if arrays is None:
+            return
+        decoded = np.isin(np.arange(self.probe.n_windows), arrays["windows"])
+        rows = np.repeat(decoded, self.probe.rows_per_window)
+        if int(rows.sum()) != len(arrays["windows"]):
+            return
+        for name in names:
+            self.rows[name][rows] = arrays[name]
+        self.decoded = decoded
 
     def save(self, path: Path, key: str) -> None:
-        fields = {name: self.rows[name] for name in self.rows.dtype.names or ()}
-        write_arrays(path, key, {**fields, "windows": self.probe.windows()})
+        """Keep the rows of the windows that are there."""
+        rows, windows = self._there()
+        write_arrays(path, key, {**{name: rows[name] for name in rows.dtype.names or ()}, "windows": windows})
 
     def summary(self) -> TextSummary:
-        return summarise_text(self.rows, self.probe.windows())
+        """The summary of the windows that are there."""
+        return summarise_text(*self._there())
 
     def null_control(self) -> Any:
-        return self.summary().to_dict()
+        self.decoded[:] = True
+        return plain(self.summary())
+
+    def _there(self) -> tuple[NDArray[Any], Int32Array]:
+        kept = np.repeat(self.decoded, self.probe.rows_per_window)
+        return self.rows[kept], self.probe.windows()[kept]
 
 
 class MeasuredTask:
@@ -66,39 +86,51 @@ class MeasuredTask:
         """`[n_pairs]` float64: log-probability of each scored token under the base, nats."""
         self.quant = self.base.copy()
         self.kld = np.full(probe.n_rows, np.nan)
-        """`[n_rows]` float64: KLD of each row in nats, NaN where a row is not finite."""
+        """`[n_rows]` float64: KLD of each row in nats, NaN where a row is not finite or not decoded."""
+        self.decoded = np.zeros(len(probe.items), np.bool_)
+        """`[n_items]`: the items whose rows are all there."""
 
     def add(self, block: Block, base_rows: BaseRows, stored: NDArray[Any], row_dtype: str) -> None:
         """Take the rows of one block and the base's stored ones."""
         base = base_rows.logits(stored, row_dtype)
         no_target = np.zeros(len(block.row_ids), dtype=np.int32)
         self.kld[block.row_ids] = row_metrics(base, block.logits, no_target)["kld"]
-        pairs, rows, tokens = self._pairs(block)
+        pairs, rows, tokens = self._pairs(block.row_ids)
         self.base[pairs] = logprob_pairs(base, rows, tokens)
         self.quant[pairs] = logprob_pairs(block.logits, rows, tokens)
 
     def add_unchecked(self, block: Block) -> None:
         """Rows of the base that are not computed again: they stand for themselves, and in no KLD."""
-        pairs, rows, tokens = self._pairs(block)
-        self.base[pairs] = self.quant[pairs] = logprob_pairs(block.logits, rows, tokens)
+        self.add_base(block.row_ids, block.logits)
 
-    def _pairs(self, block: Block) -> tuple[Int64Array, Int64Array, Int32Array]:
-        """The scored tokens of a block: their numbers, their rows in the block, their ids."""
+    def add_base(self, row_ids: Int64Array, logits: Float32Array) -> None:
+        """Rows of the base alone: its answers stand on both sides, and there is no KLD."""
+        pairs, rows, tokens = self._pairs(row_ids)
+        self.base[pairs] = self.quant[pairs] = logprob_pairs(logits, rows, tokens)
+
+    def _pairs(self, row_ids: Int64Array) -> tuple[Int64Array, Int64Array, Int32Array]:
+        """The scored tokens of some rows: their numbers, their places among the rows, their ids."""
         place = np.full(self.probe.n_rows, -1, dtype=np.int64)
-        place[block.row_ids] = np.arange(len(block.row_ids))
+        place[row_ids] = np.arange(len(row_ids))
         pairs = np.flatnonzero(place[self.layout.rows] >= 0)
         return pairs, place[self.layout.rows[pairs]], self.layout.tokens[pairs]
 
-    def load(self, path: Path, key: str) -> bool:
-        """Take the values from an earlier run; False if there are none under this key."""
-        arrays = read_arrays(path, key, ("base", "quant", "kld"))
+    def missing(self) -> Int64Array:
+        """The items that are not decoded yet."""
+        return np.flatnonzero(~self.decoded)
+
+    def load(self, path: Path, key: str) -> None:
+        """Take the values from an earlier run, as far as it came; nothing if there are none under this key."""
+        arrays = read_arrays(path, key, ("base", "quant", "kld"), ("decoded",))
         if arrays is None or len(arrays["kld"]) != len(self.kld) or len(arrays["base"]) != len(self.base):
-            return False
+            return
         self.base, self.quant, self.kld = arrays["base"], arrays["quant"], arrays["kld"]
-        return True
+        self.decoded = arrays.get("decoded", np.ones(len(self.decoded), np.bool_))
 
     def save(self, path: Path, key: str) -> None:
-        write_arrays(path, key, {"base": self.base, "quant": self.quant, "kld": self.kld})
+        """Keep the values; without `decoded` where every item is there."""
+        partial = {} if self.decoded.all() else {"decoded": self.decoded}
+        write_arrays(path, key, {"base": self.base, "quant": self.quant, "kld": self.kld, **partial})
 
     def answers(self, rule: str | None = None) -> tuple[Answers, Answers]:
         """Answers of base and quant under a rule; None: the task's own."""
@@ -107,8 +139,8 @@ class MeasuredTask:
 
     def _answers(self, logprobs: FloatArray, rule: str, kld: FloatArray | None) -> Answers:
         scores = score_choices(logprobs, self.layout, rule)
-        if rule.startswith("llama_winogrande"):
-            # llama.cpp gives a tie to the second choice, answers_from_logprobs to the first: one step decides it
+        if RULES[rule].ties_to_last:
+            # answers_from_logprobs gives a tie to the first choice: one step decides it
             tied = scores[:, 0] == scores[:, 1]
             scores[tied, 0] = np.nextafter(scores[tied, 0], -np.inf)
         items = self.probe.items

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quantprobe.engine.model import Model
-from quantprobe.engine.settings import Settings
 from quantprobe.errors import InputError
 from quantprobe.gguf.model import read_model_info, require_measurable
 from quantprobe.metrics.scores import scored_positions
-from quantprobe.probes.items import WINOGRANDE_RULES, ChoiceItem
+from quantprobe.probes.items import ChoiceItem
 from quantprobe.probes.prompts import PromptedQuestion
+from quantprobe.probes.rules import RULES
 from quantprobe.probes.task import choice_item
+from quantprobe.settings import Settings
 from quantprobe.sweep.inputs import Inputs, Progress, TaskInput
 from quantprobe.sweep.tasks import ReadTask, check_chat, prompt_task, read_tasks
 
@@ -119,8 +120,7 @@ def _earliest(item: ChoiceItem) -> int:
     return item.starts.index(min(item.starts))
 
 
-def _rules_of(prompted: PromptedQuestion, rule: str) -> tuple[str, ...]:
-    """The rules that such a question can be scored under."""
-    if prompted.style == "letter":
-        return ("letter",)
-    return (*((rule,) if rule in WINOGRANDE_RULES else ()), "tokens", "sum", "bytes", "chars")
+def _rules_of(prompted: PromptedQuestion, own: str) -> tuple[str, ...]:
+    """The rules that are made for such a question, a slip only where it is the task's own rule."""
+    fitting = [rule for rule in RULES.values() if rule.style == prompted.style and rule.need.met(prompted)]
+    return tuple(rule.name for rule in fitting if rule.name == own or not rule.slip)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 from quantprobe.engine.model import Model
 from quantprobe.gguf.model import ModelInfo
 from quantprobe.probes.chat import chat_renderer
+from quantprobe.probes.grouping import check_grouping
 from quantprobe.probes.items import Question, TaskProbe
-from quantprobe.probes.prompts import PromptedQuestion, default_rule, find_template, prompt_questions
+from quantprobe.probes.prompts import PromptedQuestion, prompt_questions
 from quantprobe.probes.questions.recognise import QuestionFile, read_questions
 from quantprobe.probes.questions.selection import hellaswag_selection, multiple_choice_selection
-from quantprobe.probes.task import check_rule, task_probe
+from quantprobe.probes.rules import check_rule, default_rule, find_rule
+from quantprobe.probes.task import task_probe
+from quantprobe.probes.templates import find_template
 from quantprobe.sweep.inputs import Inputs, Progress, TaskInput
 
 
@@ -25,28 +29,45 @@ class ReadTask:
     file: QuestionFile
     rule: str
     sha256: str
+    """No part of it is the grouping, which changes errors but no row: another one needs no new capture."""
+
+    @property
+    def grouping(self) -> str:
+        """What the groups are: as it was asked for, else as the file says."""
+        return self.given.grouping or self.file.grouping
 
 
 def read_tasks(inputs: Inputs, progress: Progress) -> list[ReadTask]:
     """All question files, read before any model is loaded; items left out are told."""
     tasks = []
     for given in inputs.tasks:
+        if given.grouping is not None:
+            check_grouping(given.grouping)
         file = _read_file(given)
         for message in file.bad:
             progress.note(f"{given.name}: left out, {message}")
         questions = _select(file, given.n_items)
         template = find_template(given.template, file.format)
         rule = given.rule or default_rule(template, questions)
-        if inputs.llama_compat and rule == "llama_winogrande":
-            rule = "llama_winogrande_compat"
+        if inputs.llama_compat:
+            rule = find_rule(rule).compat or rule
         # what a template, rule or number of examples cannot do shows here, before minutes of loading
-        for question in prompt_questions(questions, template, given.few_shot, file.dev)[1]:
+        resolved, prompted = prompt_questions(questions, template, given.few_shot, file.dev)
+        for question in prompted:
             check_rule(question, rule)
-        shape = [given.template, rule, given.few_shot, given.chat_template, file.n_bad]
-        content = [[q.id, q.group, q.prompt, q.choices, q.gold, q.suffix] for q in (*questions, *file.dev)]
-        sha256 = hashlib.sha256(json.dumps([shape, content]).encode()).hexdigest()
+        sha256 = _digest(given, rule, file.n_bad, resolved.name, prompted)
         tasks.append(ReadTask(given, replace(file, questions=questions), rule, sha256))
     return tasks
+
+
+def _digest(given: TaskInput, rule: str, n_bad: int, template: str, prompted: Sequence[PromptedQuestion]) -> str:
+    """Digest of all that the tokens of a task depend on but the tokenizer, which the base's own digest covers.
+
+    With a chat template the texts around the prompts come from the base's file too.
+    """
+    shape = [rule, template, given.chat_template, n_bad]
+    content = [asdict(question) for question in prompted]
+    return hashlib.sha256(json.dumps([shape, content]).encode()).hexdigest()
 
 
 def _read_file(given: TaskInput) -> QuestionFile:
@@ -101,4 +122,4 @@ def make_task_probe(model: Model, task: ReadTask, progress: Progress) -> TaskPro
             f"{task.given.name}: {len(left_out)} of {len(prompted)} questions are longer than the model's context "
             f"of {n_ctx} tokens (the longest has {longest}) and are left out"
         )
-    return replace(probe, n_left_out=probe.n_left_out + task.file.n_bad)
+    return replace(probe, n_left_out=probe.n_left_out + task.file.n_bad, grouping=task.grouping)

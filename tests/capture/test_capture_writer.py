@@ -178,8 +178,8 @@ fill(writer, make_text())
 writer.begin(make_task(), "float16", 8).write(np.arange(3), make_rows(make_task())[:3])
 os._exit(9)
 """
-    here = Path(__file__).parent
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path), str(here), str(here.parent)], check=False)
+    support = Path(__file__).parents[1] / "support"
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path), str(support)], check=False)
     assert done.returncode == 9
     with start(tmp_path) as writer:
         assert writer.reuse(make_text())

@@ -326,7 +326,7 @@ def test_read_only_disk(tmp_path: Path, base: Path, text: Path) -> None:
 LIMITED = """
 import resource, sys
 import psutil
-import quantprobe.report.plots.fidelity, quantprobe.report.tables.texts, quantprobe.sweep
+import quantprobe.report.finish, quantprobe.report.terminal, quantprobe.sweep
 from quantprobe.cli.main import main
 limit = psutil.Process().memory_info().vms + int(float(sys.argv.pop(1)) * 1e6)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -390,7 +390,7 @@ def test_rows_that_are_not_numbers_are_counted(tmp_path: Path, base: Path) -> No
     with np.load(tmp_path / "other/rows/clean/t.npz") as arrays, np.load(tmp_path / "run/rows/nan/t.npz") as broken:
         assert np.count_nonzero(~broken["finite"]) == entry["n_nonfinite"]
         assert entry["kld_mean"]["value"] == pytest.approx(arrays["kld"][broken["finite"]].mean(), rel=1e-9)
-    words = f"nan: {entry['n_nonfinite']} rows held NaN or infinity"
+    words = f"nan: {entry['n_nonfinite']} rows of t held NaN or infinity"
     assert words in printed
     assert words in (tmp_path / "run" / "results.md").read_text(encoding="utf-8")
 
@@ -415,7 +415,7 @@ def test_a_model_without_any_number(tmp_path: Path, base: Path, text: Path) -> N
     for name in ("ppl", "kld_mean", "same_top", "delta_p_rms"):
         assert entry[name]["value"] is None and entry[name]["n"] == 0
     assert entry["kld_max"] is None
-    assert "180 rows held NaN or infinity" in ended.stdout
+    assert "180 rows of t held NaN or infinity" in ended.stdout
 
 
 def test_a_base_without_any_number(tmp_path: Path, base: Path, text: Path) -> None:
@@ -457,5 +457,5 @@ def test_ctrl_c(tmp_path: Path, delay: float) -> None:
         child.send_signal(signal.SIGINT)
         stdout, stderr = child.communicate(timeout=60)
     assert child.returncode == 130, stderr
-    assert (stdout, stderr) == (b"", b"stopped; run the same command again to continue\n")
+    assert (stdout, stderr) == (b"", b"stopped; re-run the command to resume\n")
     assert not out.exists()

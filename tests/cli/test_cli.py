@@ -1,4 +1,4 @@
-"""The command line: what reaches the engine, what reaches the user."""
+"""The command line on tiny models: what reaches the engine, what reaches the user."""
 
 from __future__ import annotations
 
@@ -6,244 +6,155 @@ import errno
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
-from made_results import document, text_numbers
+from click.testing import CliRunner
+from made_run import as_cohort, fake_results
 from rich.console import Console
+from road_cases import error_line, fail, files, results, run, succeed, write_letters
+from tiny_gguf import write_tiny
 
-from quantprobe.cli.main import COMMANDS, cli
-from quantprobe.cli.shared.progress import SilentProgress, open_progress
+from quantprobe.cli.main import SECTIONS, Cli, cli
+from quantprobe.cli.shared.progress import NotesOnly, open_progress
 from quantprobe.errors import EngineError, MismatchError
+from quantprobe.report.tables.terminal import terminal_tables
+from quantprobe.report.tables.texts import text_table
 
 
-@dataclass(frozen=True)
-class FakeText:
-    name: str
-    path: Path
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, two quants and two texts."""
+    folder = tmp_path_factory.mktemp("models")
+    write_tiny(folder / "base.gguf")
+    write_tiny(folder / "q8.gguf", weight_type="Q8_0")
+    write_tiny(folder / "q4.gguf", weight_type="Q4_0", noise=0.3)
+    write_letters(folder / "wiki.txt")
+    return folder
 
 
-@dataclass(frozen=True)
-class FakeTask:
-    name: str
-    path: Path
-    format: str | None
-    template: str | None
-    rule: str | None
-    few_shot: int
-    few_shot_file: Path | None
-    chat_template: bool
-    n_items: int | None
-    skip_bad: bool
+def sweep_args(models: Path, out: Path, *more: object) -> list[object]:
+    quants = (models / "q8.gguf", models / "q4.gguf")
+    return ["sweep", models / "base.gguf", *quants, "--text", models / "wiki.txt", "-c", 32, "-t", 1, "-o", out, *more]
 
 
-@dataclass(frozen=True)
-class FakeInputs:
-    texts: tuple[FakeText, ...]
-    tasks: tuple[FakeTask, ...]
-    n_chunks: int | None
-    parse_special: bool
-    llama_compat: bool
+@pytest.fixture(scope="module")
+def swept(models: Path) -> tuple[Path, str]:
+    """A finished run and what the command printed."""
+    return models / "run", succeed(*sweep_args(models, models / "run")).stdout
 
 
-@dataclass(frozen=True)
-class Summary:
-    numbers: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        return self.numbers
-
-
-def fake_result(quants: Sequence[Path], llama: dict[str, Any] | None = None) -> Any:
-    entries = document()["quants"]
-    made = []
-    for path, entry in zip(quants, entries, strict=False):
-        info = SimpleNamespace(**{**entry, "path": path, "name": path.stem, "imatrix": None})
-        made.append(
-            SimpleNamespace(
-                info=info, texts={"wiki": Summary(text_numbers(0.01))}, tasks={}, llama=llama or {}, pooled=None
-            )
-        )
-    return SimpleNamespace(
-        base=SimpleNamespace(**document()["base"]),
-        settings={"n_ctx": 512},
-        null_control=SimpleNamespace(texts={"wiki": text_numbers(1e-6)}, tasks={}),
-        quants=tuple(made),
-        tasks={},
-    )
+def test_every_option_reaches_the_run(models: Path, tmp_path: Path) -> None:
+    options = "-b 128 -ub 16 -ngl 0 -mg 0 -ts 1 -fa off -ctk f32 -ctv f32 --no-mmap -np 2 --chunks 8 --parse-special"
+    more = "--kind logprobs --llama-compat --equivalence-margin 0.002"
+    succeed(*sweep_args(models, tmp_path / "run", *options.split(), *more.split()))
+    recorded = results(tmp_path / "run")["settings"]
+    expected = {
+        "n_ctx": 32, "n_batch": 128, "n_ubatch": 16, "n_threads": 1, "n_gpu_layers": 0, "main_gpu": 0,
+        "tensor_split": [1.0], "flash_attn": False, "type_k": "f32", "type_v": "f32", "use_mmap": False,
+        "n_parallel": 2, "n_chunks": 8, "parse_special": True, "llama_compat": True, "equivalence_margin": 0.002,
+    }  # fmt: skip
+    assert {name: recorded[name] for name in expected} == expected
+    [capture] = (tmp_path / "run").glob("*.qpc")
+    assert json.loads((capture / "meta.json").read_text(encoding="utf-8"))["kind"] == "logprobs"
 
 
-@dataclass
-class Engine:
-    """Stands in for quantprobe.sweep; notes what it was asked, and fails as it is told."""
+def test_options_not_given_are_the_settings_defaults(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from quantprobe.settings import Settings
 
-    calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
-    failure: BaseException | None = None
-    before: Callable[[], object] = lambda: None
-    llama: dict[str, Any] = field(default_factory=dict)
+    monkeypatch.chdir(tmp_path)
+    args = [models / "base.gguf", "--text", models / "wiki.txt", "-c", 32]
+    succeed("capture", *args)
+    recorded = json.loads((tmp_path / "base.qpc" / "meta.json").read_text(encoding="utf-8"))["settings"]
+    defaults = Settings(n_ctx=32).with_threads().to_dict()
+    assert {name: recorded[name] for name in defaults} == defaults
 
-    def call(self, name: str, result: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            self.calls.append((name, args, kwargs))
-            self.before()
-            if self.failure is not None:
-                raise self.failure
-            return result(*args)
 
-        return run
+def test_a_sweep_leaves_its_files_and_prints_a_summary(swept: tuple[Path, str]) -> None:
+    folder, printed = swept
+    left = {name for name in files(folder) if "/" not in name}
+    assert left == {"results.json", "results.csv", "results.md", "kld_vs_size.png"}
+    assert (folder / "kld_vs_size.png").read_bytes().startswith(b"\x89PNG")
+    lines = printed.splitlines()
+    assert lines[0] == "wiki: distance from base"
+    assert [line.split()[0] for line in lines[3:6]] == ["base", "q8", "q4"]
+    assert max(len(line.rstrip()) for line in lines[:6]) <= 100
+    assert "Null control: the base against its own capture has a KLD of exactly 0 over" in printed
+    assert "- Closest to the base is q8 (KLD" in printed
+    assert "Verdicts" not in printed and "\x1b" not in printed
+
+
+def test_details_have_every_column(models: Path, swept: tuple[Path, str]) -> None:
+    details = succeed(*sweep_args(models, swept[0], "--details")).stdout
+    assert "RMS Δp" in details and "How to read:" in details and "RMS Δp" not in swept[1]
+
+
+def test_json_to_stdout_is_alone_there(models: Path, swept: tuple[Path, str]) -> None:
+    printed = succeed(*sweep_args(models, swept[0], "--json", "-")).stdout
+    assert json.loads(printed) == results(swept[0])
+
+
+def test_json_to_a_file_comes_beside_the_summary(models: Path, swept: tuple[Path, str], tmp_path: Path) -> None:
+    assert succeed(*sweep_args(models, swept[0], "--json", tmp_path / "copy.json")).stdout == swept[1]
+    assert (tmp_path / "copy.json").read_bytes() == (swept[0] / "results.json").read_bytes()
+
+
+def test_llama_compat_prints_the_tools_text(models: Path, tmp_path: Path) -> None:
+    printed = succeed(*sweep_args(models, tmp_path / "run", "--llama-compat")).stdout
+    assert "q4 on wiki, as llama-perplexity prints it:\n\n====== Perplexity statistics ======" in printed
+    args = sweep_args(models, tmp_path / "run", "--llama-compat", "--json", "-")
+    assert json.loads(succeed(*args).stdout) == results(tmp_path / "run")
+
+
+def test_compare_runs_under_the_captures_settings_unless_told(models: Path, tmp_path: Path) -> None:
+    capture, quant = tmp_path / "b.qpc", models / "q4.gguf"
+    done = succeed("capture", models / "base.gguf", "--text", models / "wiki.txt", "-c", 32, "-t", 1, "-o", capture)
+    assert done.stdout.startswith(f"{capture}: 180 rows of base as hidden, ")
+    args = ["compare", capture, quant, "-t", 1, "-o", tmp_path / "run"]
+    succeed(*args)
+    assert results(tmp_path / "run")["settings"]["n_ctx"] == 32
+    assert "--allow flash_attn" in fail(*args, "-fa", "off")
+    allowed = succeed(*args, "-fa", "off", "--allow", "flash_attn")
+    assert "settings that differ from the capture's: flash_attn" in allowed.stderr
+    assert results(tmp_path / "run")["settings"]["settings_changed"]
+
+
+def test_capture_in_json(models: Path, tmp_path: Path) -> None:
+    args = ["capture", models / "base.gguf", "--text", models / "wiki.txt", "-c", 32, "-t", 1, "-o", tmp_path / "b.qpc"]
+    document = json.loads(succeed(*args, "--embed-head", "--json", "-").stdout)
+    assert document["path"] == str(tmp_path / "b.qpc") and document["kind"] == "hidden" and document["n_rows"] == 180
+    assert document["n_bytes"] > (tmp_path / "b.qpc" / "head.bin").stat().st_size
+
+
+def test_base_files_go_in_and_out(models: Path, tmp_path: Path) -> None:
+    capture, file = tmp_path / "b.qpc", tmp_path / "base.kld"
+    succeed("capture", models / "base.gguf", "--text", models / "wiki.txt", "-c", 32, "-t", 1, "-o", capture)
+    assert succeed("kld", "export", capture, file, "--text", "wiki").stdout == f"{file}: exported from {capture}\n"
+    again = tmp_path / "again.qpc"
+    succeed("kld", "import", file, "--model", models / "base.gguf", "-o", again)
+    succeed("kld", "export", again, tmp_path / "again.kld")
+    assert (tmp_path / "again.kld").read_bytes() == file.read_bytes()
+    printed = succeed("compare", again, models / "q4.gguf", "-t", 1, "-o", tmp_path / "run").stdout
+    assert "No null control: the base came from an imported file" in printed and "exactly 0" not in printed
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
-    fake = Engine()
-    module = ModuleType("quantprobe.sweep")
-    capture = SimpleNamespace(
-        meta=SimpleNamespace(base=SimpleNamespace(name="base"), kind="hidden", probes=[SimpleNamespace(n_rows=255)]),
-        n_bytes=1_000_000,
-        sha256="ab",
-    )
-    functions: dict[str, Callable[..., Any]] = {
-        "sweep": lambda base, quants, *rest: fake_result(quants, fake.llama),
-        "compare_quants": lambda capture, quants, *rest: fake_result(quants, fake.llama),
-        "capture_base": lambda *args: capture,
-        "captured_settings": lambda capture, changes: {"captured": capture, **changes},
-        "import_kld": lambda *args: None,
-        "export_kld": lambda *args: None,
-    }
-    for name, function in functions.items():
-        setattr(module, name, fake.call(name, function))
-    vars(module).update(Inputs=FakeInputs, TextInput=FakeText, TaskInput=FakeTask)
-    monkeypatch.setitem(sys.modules, "quantprobe.sweep", module)
-    import quantprobe
-
-    monkeypatch.setattr(quantprobe, "sweep", module, raising=False)
-    return fake
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A current folder with a base, two quants and a text."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with files whose content is never read."""
     for name in ("base.gguf", "q8.gguf", "q4.gguf"):
         (tmp_path / name).write_bytes(b"GGUF" + name.encode())
     (tmp_path / "wiki.txt").write_text("words", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    yield tmp_path
-
-
-def run(*args: str) -> Result:
-    return CliRunner().invoke(cli, list(args))
-
-
-def words(line: str) -> list[str]:
-    return line.split()
-
-
-def failed(result: Result, *expected: str) -> bool:
-    """One line on standard error, exit code 1, no other output."""
-    lines = result.stderr.splitlines()
-    assert result.exit_code == 1, result.output
-    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
-    assert result.stdout == ""
-    assert all(word in lines[0] for word in expected), lines[0]
-    return True
-
-
-SWEEP = ("sweep", "base.gguf", "q8.gguf", "q4.gguf", "--text", "wiki.txt")
-
-
-def test_sweep_passes_on_what_was_asked(engine: Engine, folder: Path) -> None:
-    options = words("-c 1024 -b 4096 -ub 256 -t 3 -ngl 12 -mg 1 -ts 3,1 -fa off -ctk q8_0 -ctv f32 --no-mmap -np 16")
-    more = words("--chunks 7 --parse-special --kind logprobs --llama-compat --margin 0.002 -o out")
-    result = run(*SWEEP, *options, *more)
-    assert result.exit_code == 0, result.output
-    [(name, args, kwargs)] = engine.calls
-    base, quants, inputs, settings, out, _ = args
-    assert (name, base, quants, out) == ("sweep", Path("base.gguf"), [Path("q8.gguf"), Path("q4.gguf")], Path("out"))
-    assert inputs == FakeInputs((FakeText("wiki", Path("wiki.txt")),), (), 7, True, True)
-    assert kwargs == {"kind": "logprobs", "llama_compat": True, "margin": 0.002}
-    assert settings.to_dict() == {
-        "n_ctx": 1024, "n_batch": 4096, "n_ubatch": 256, "n_threads": 3, "n_gpu_layers": 12, "main_gpu": 1,
-        "tensor_split": [3.0, 1.0], "flash_attn": False, "type_k": "q8_0", "type_v": "f32", "use_mmap": False,
-        "n_parallel": 16,
-    }  # fmt: skip
-
-
-def test_options_not_given_are_the_engines_own_defaults(engine: Engine, folder: Path) -> None:
-    from quantprobe.engine.settings import Settings
-
-    assert run(*SWEEP).exit_code == 0
-    assert engine.calls[0][1][3] == Settings()
-    assert engine.calls[0][1][4] == Path("base.run")
-
-
-def test_sweep_leaves_the_run_files_and_shows_the_table(engine: Engine, folder: Path) -> None:
-    result = run(*SWEEP, "-o", "out")
-    assert {path.name for path in (folder / "out").iterdir()} == {
-        "results.json", "results.csv", "results.md", "kld_vs_size.png"
-    }  # fmt: skip
-    assert "wiki: distance from" in result.stdout and "q4" in result.stdout
-    assert result.stderr == ""
-    assert "\x1b" not in result.stdout
-
-
-def test_json_to_stdout_is_alone_there(engine: Engine, folder: Path) -> None:
-    engine.llama = {"wiki": SimpleNamespace(format=lambda: "====== Perplexity statistics ======")}
-    result = run(*SWEEP, "-o", "out", "--json", "-", "--llama-compat")
-    assert json.loads(result.stdout) == json.loads((folder / "out" / "results.json").read_text(encoding="utf-8"))
-    assert result.stderr == ""
-
-
-def test_json_to_a_file_comes_beside_the_table(engine: Engine, folder: Path) -> None:
-    result = run(*SWEEP, "-o", "out", "--json", "copy.json")
-    assert (folder / "copy.json").read_bytes() == (folder / "out" / "results.json").read_bytes()
-    assert "distance from" in result.stdout
-
-
-def test_llama_compat_prints_the_tools_text(engine: Engine, folder: Path) -> None:
-    engine.llama = {"wiki": SimpleNamespace(format=lambda: "====== Perplexity statistics ======")}
-    result = run("compare", "base.qpc", "q4.gguf", "--llama-compat")
-    assert "q4 on wiki, as llama-perplexity prints it:\n\n====== Perplexity statistics ======" in result.stdout
-    assert engine.calls[-1][1][0] == Path("base.qpc") and engine.calls[-1][2]["llama_compat"] is True
-
-
-def test_compare_passes_on_what_was_asked(engine: Engine, folder: Path) -> None:
-    result = run(*words("compare b.qpc q4.gguf --base-model base.gguf --allow-settings-change -t 2 -fa off"))
-    assert result.exit_code == 0, result.output
-    (_, asked, _), (name, args, kwargs) = engine.calls
-    assert asked == (Path("b.qpc"), {"n_threads": 2, "flash_attn": False})
-    assert (name, args[:2], args[3]) == ("compare_quants", (Path("b.qpc"), [Path("q4.gguf")]), Path("b.run"))
-    assert args[2] == {"captured": Path("b.qpc"), "n_threads": 2, "flash_attn": False}
-    assert kwargs == {
-        "base_model": Path("base.gguf"),
-        "allow_settings_change": True,
-        "llama_compat": False,
-        "margin": 0.01,
-    }
-
-
-def test_capture_says_what_it_kept(engine: Engine, folder: Path) -> None:
-    result = run("capture", "base.gguf", "--text", "wiki.txt", "--embed-head", "--kind", "hidden")
-    assert result.stdout.startswith("base.qpc: 255 rows of base as hidden, 0.00100 GB")
-    assert engine.calls[0][2] == {"kind": "hidden", "embed_head": True}
-    document = json.loads(run("capture", "base.gguf", "--text", "wiki.txt", "--json", "-").stdout)
-    assert document == {"path": "base.qpc", "kind": "hidden", "sha256": "ab", "n_rows": 255, "n_bytes": 1_000_000}
-
-
-def test_kld_files_go_in_and_out(engine: Engine, folder: Path) -> None:
-    assert run("kld", "import", "base.kld", "--model", "base.gguf").exit_code == 0
-    assert run("kld", "export", "base.qpc", "base.kld", "--text", "wiki").exit_code == 0
-    (first, import_args, _), (second, export_args, _) = engine.calls
-    assert (first, import_args[:3]) == ("import_kld", (Path("base.kld"), Path("base.gguf"), Path("base.qpc")))
-    assert (second, export_args[:4]) == ("export_kld", (Path("base.qpc"), Path("base.kld"), "wiki", None))
+    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -259,20 +170,20 @@ def test_kld_files_go_in_and_out(engine: Engine, folder: Path) -> None:
         ("sweep base.gguf q8.gguf --task none.jsonl", ["no question file or folder none.jsonl"]),
         ("sweep base.gguf q8.gguf --task wiki.txt --task again=wiki.txt", ["the task wiki.txt is given twice"]),
         ("sweep base.gguf q8.gguf --text wiki.txt --task Wiki=q8.gguf", ["a text and a task are named 'Wiki'"]),
-        ("sweep base.gguf q8.gguf --text wiki.txt --margin 1", ["--margin", "range"]),
+        ("sweep base.gguf q8.gguf --text wiki.txt --margin 1", ["--margin", "between 0 and 100 %"]),
         ("sweep base.gguf q8.gguf --task wiki.txt --few-shot -1", ["--few-shot"]),
         ("sweep base.gguf q8.gguf --task wiki.txt --task-items 0", ["--task-items"]),
-        ("sweep base.gguf q8.gguf --text wiki.txt -c 3", ["--ctx-size", "x>=4"]),
+        ("sweep base.gguf q8.gguf --text wiki.txt -c 3", ["--ctx-size", "at least 4"]),
         ("sweep base.gguf q8.gguf --text wiki.txt -b 0", ["--batch-size"]),
         ("sweep base.gguf q8.gguf --text wiki.txt -ub 0", ["--ubatch-size"]),
         ("sweep base.gguf q8.gguf --text wiki.txt --chunks 0", ["--chunks"]),
         ("sweep base.gguf q8.gguf --text wiki.txt -t 0", ["--threads"]),
         ("sweep base.gguf q8.gguf --text wiki.txt -t two", ["--threads", "'two'"]),
-        ("sweep base.gguf q8.gguf --text wiki.txt -ngl -2", ["--n-gpu-layers", "-2 is not a number of layers"]),
-        ("sweep base.gguf q8.gguf --text wiki.txt -ngl some", ["'some' is neither"]),
+        ("sweep base.gguf q8.gguf --text wiki.txt -ngl -2", ["--n-gpu-layers", "'-2' is not a number of layers"]),
+        ("sweep base.gguf q8.gguf --text wiki.txt -ngl some", ["--n-gpu-layers", "'some'"]),
         ("sweep base.gguf q8.gguf --text wiki.txt -ts 1,x", ["--tensor-split"]),
-        ("sweep base.gguf q8.gguf --text wiki.txt -ts 0,0", ["one must be above 0"]),
-        ("sweep base.gguf q8.gguf --text wiki.txt -ts nan,1", ["one must be above 0"]),
+        ("sweep base.gguf q8.gguf --text wiki.txt -ts 0,0", ["one of them above 0"]),
+        ("sweep base.gguf q8.gguf --text wiki.txt -ts nan,1", ["one of them above 0"]),
         ("sweep base.gguf q8.gguf --text wiki.txt -ctk q9", ["q9"]),
         ("sweep base.gguf q8.gguf --text wiki.txt -ctv q8_0 -fa off", ["--flash-attn on"]),
         ("sweep base.gguf q8.gguf --text wiki.txt --colour red", ["No such option", "sweep --help"]),
@@ -283,10 +194,20 @@ def test_kld_files_go_in_and_out(engine: Engine, folder: Path) -> None:
         ("completion tcsh", ["tcsh"]),
     ],
 )
-def test_bad_input_is_one_line(engine: Engine, folder: Path, args: str, expected: list[str]) -> None:
-    assert failed(run(*words(args)), *expected)
-    assert engine.calls == []
-    assert {path.name for path in folder.iterdir()} == {"base.gguf", "q8.gguf", "q4.gguf", "wiki.txt"}
+def test_bad_input_is_one_line(folder: Path, args: str, expected: list[str]) -> None:
+    line = fail(*args.split())
+    assert all(word in line for word in expected), line
+    assert files(folder) == ["base.gguf", "q4.gguf", "q8.gguf", "wiki.txt"]
+
+
+def failing(error: BaseException) -> Cli:
+    """A group with one command, `work`, that raises."""
+
+    @click.command()
+    def work() -> None:
+        raise error
+
+    return Cli("quantprobe", sections={"All": (work,)})
 
 
 @pytest.mark.parametrize(
@@ -301,27 +222,20 @@ def test_bad_input_is_one_line(engine: Engine, folder: Path, args: str, expected
         (ImportError("llama_cpp is 0.2.1 and lacks llama_memory_seq_cp"), ["lacks llama_memory_seq_cp"]),
     ],
 )
-def test_failures_are_one_line(engine: Engine, folder: Path, failure: Exception, expected: list[str]) -> None:
-    engine.failure = failure
-    assert failed(run(*SWEEP), *expected)
-    assert failed(run(*SWEEP, "--json", "-"), *expected)
+def test_failures_are_one_line(failure: Exception, expected: list[str]) -> None:
+    done = CliRunner().invoke(failing(failure), ["work"])
+    line = error_line(done.exit_code, done.stdout, done.stderr)
+    assert all(word in line for word in expected), line
 
 
-def test_a_stopped_run_says_how_to_go_on(engine: Engine, folder: Path) -> None:
-    engine.failure = KeyboardInterrupt()
-    result = run(*SWEEP)
-    assert result.exit_code == 130
-    assert result.stderr.strip() == "stopped; run the same command again to continue"
+def test_a_stopped_run_says_how_to_go_on() -> None:
+    done = CliRunner().invoke(failing(KeyboardInterrupt()), ["work"])
+    assert (done.exit_code, done.stderr) == (130, "stopped; re-run the command to resume\n")
 
 
-def test_a_bug_is_not_dressed_up(engine: Engine, folder: Path) -> None:
-    engine.failure = ZeroDivisionError("a bug")
-    assert isinstance(run(*SWEEP).exception, ZeroDivisionError)
-
-
-def test_a_run_that_cannot_be_written_is_one_line(engine: Engine, folder: Path) -> None:
-    assert failed(run(*SWEEP, "-o", "wiki.txt"), "cannot write")
-    assert (folder / "wiki.txt").read_text(encoding="utf-8") == "words"
+def test_a_bug_is_not_dressed_up() -> None:
+    done = CliRunner().invoke(failing(ZeroDivisionError("a bug")), ["work"])
+    assert isinstance(done.exception, ZeroDivisionError)
 
 
 def commands(group: click.Command = cli, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -340,11 +254,13 @@ def test_every_help_has_an_example_of_its_own(path: tuple[str, ...]) -> None:
     assert "pip install quantprobe" not in result.stdout
 
 
-def test_every_command_is_listed_with_a_line() -> None:
+def test_every_command_is_listed_under_one_heading() -> None:
     text = run("--help").stdout
-    for command in COMMANDS:
-        assert command.name is not None and command.short_help
-        assert command.name in text and command.short_help.split()[0] in text
+    listed = [command for commands in SECTIONS.values() for command in commands]
+    assert {command.name for command in listed} == set(cli.commands) and len(listed) == len(cli.commands)
+    for title, commands in SECTIONS.items():
+        assert f"{title}:\n" in text
+        assert all(f"  {command.name} " in text and command.short_help for command in commands)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -352,39 +268,12 @@ def test_completion_scripts_call_quantprobe(shell: str) -> None:
     assert "_QUANTPROBE_COMPLETE" in run("completion", shell).stdout
 
 
-def test_devices_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    @dataclass(frozen=True)
-    class Device:
-        name: str = "CUDA0"
-        kind: str = "GPU"
-        backend: str = "CUDA"
-        memory_free: int = 2**31
-        memory_total: int = 2**33
-        description: str = "A card"
-
-    @dataclass(frozen=True)
-    class Versions:
-        quantprobe: str = "0.1.0"
-        llama_cpp_python: str = "0.3.36"
-        llama_cpp: str = "0.5.0"
-        backends: tuple[str, ...] = ("CUDA", "CPU")
-
-    module = ModuleType("quantprobe.engine.devices")
-    vars(module).update(list_devices=lambda: [Device()], versions=Versions, system_info=lambda: "AVX2 = 1")
-    monkeypatch.setitem(sys.modules, "quantprobe.engine.devices", module)
-    text = run("devices").stdout
-    assert "CUDA0" in text and "2.0" in text and "8.0" in text and "AVX2" in text and "0.3.36" in text
-    written = json.loads(run("devices", "--json", "-").stdout)
-    assert written["devices"][0]["memory_free"] == 2**31 and written["versions"]["backends"] == ["CUDA", "CPU"]
-    version = run("--version").stdout
-    assert version.splitlines() == ["quantprobe 0.1.0", "llama-cpp-python 0.3.36", "llama.cpp 0.5.0 (CUDA, CPU)"]
-
-
-def test_version_without_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "quantprobe.engine.devices", None)
-    result = run("--version")
-    assert result.exit_code == 0
-    assert "quantprobe 0.1.0" in result.stdout and "cannot be loaded" in result.stdout
+def test_devices_are_listed() -> None:
+    found = json.loads(succeed("devices", "--json", "-").stdout)
+    text = succeed("devices").stdout
+    assert found["devices"] and all(device["name"] in text for device in found["devices"])
+    assert found["versions"]["llama_cpp"] in text and found["features"] in text
+    assert f"llama.cpp {found['versions']['llama_cpp']} (" in succeed("--version").stdout
 
 
 def python(code: str, *args: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
@@ -444,21 +333,42 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         assert child.wait() == 1
 
 
-def test_progress_is_silent_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
-    with open_progress() as progress:
-        assert isinstance(progress, SilentProgress)
+def test_version_and_help_work_without_llama_cpp() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['llama_cpp'] = None\n"  # what an import finds where it is not installed
+        "from quantprobe.cli.main import main\n"
+        "sys.argv = ['quantprobe', '--version']\n"
+        "main()\n"
+    )
+    done = python(code)
+    assert done.returncode == 0 and done.stdout.startswith("quantprobe ") and "cannot be loaded" in done.stdout
+
+
+def test_without_a_terminal_only_notes_are_printed() -> None:
+    out = io.StringIO()
+    with open_progress(Console(file=out, width=20)) as progress:
+        assert isinstance(progress, NotesOnly)
+        progress.plan(3, 300)
         progress.start("hash", 10, "B")
         progress.advance(5)
-        progress.note("a note")
+        progress.note("a [note] that is longer than the line")
         progress.finish()
-    assert capsys.readouterr() == ("", "")
+    assert out.getvalue() == "a [note] that is longer than the line\n"
+
+
+def shown_by(work: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a terminal gets of the progress that `work` reports."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    out = io.StringIO()
+    with open_progress(Console(file=out, force_terminal=True, width=120)) as progress:
+        work(progress)
+    assert "\x1b[?25h" in out.getvalue()  # the cursor is back
+    return out.getvalue()
 
 
 def test_progress_shows_stage_amount_and_notes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    out = io.StringIO()
-    console = Console(file=out, force_terminal=True, width=120)
-    with open_progress(console) as progress:
+    def work(progress: Any) -> None:
         progress.start("hash [model]", 4_000_000_000, "B")
         progress.advance(1_000_000_000)
         time.sleep(0.25)  # the display is drawn ten times a second
@@ -468,16 +378,49 @@ def test_progress_shows_stage_amount_and_notes(monkeypatch: pytest.MonkeyPatch) 
         time.sleep(0.25)
         progress.finish()
         progress.advance(1)
-    text = out.getvalue()
+
+    text = shown_by(work, monkeypatch)
     assert "hash [model]" in text and "1.00/4.00 GB" in text and "a [note]" in text and "512 tok" in text
-    assert "\x1b[?25h" in text  # the cursor is back
+    assert "whole run" not in text
+
+
+def test_progress_shows_the_whole_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven quants on two texts: of 14 jobs one is done and half of the next, so 12.5 / 1.5 of the time is left."""
+
+    def work(progress: Any) -> None:
+        progress.plan(14, 14_000)
+        for n_tokens in (1000, 500):
+            progress.start("compare", 1000, "tok")
+            progress.advance(n_tokens)
+        time.sleep(0.7)
+
+    shown = re.findall(r"whole run.*?(\d+)/14 jobs.*?left 0:00:(\d\d)", shown_by(work, monkeypatch))
+    assert shown[-1][0] == "1" and int(shown[-1][1]) in range(4, 9)
+
+
+def test_the_plan_counts_what_is_left(models: Path, tmp_path: Path) -> None:
+    """A capture plans itself and its quants; what an earlier run measured is not planned again."""
+    from road_cases import Quiet
+
+    from quantprobe.settings import Settings
+    from quantprobe.sweep import Inputs, TextInput, sweep
+
+    inputs = Inputs(texts=(TextInput("wiki", models / "wiki.txt"), TextInput("again", models / "wiki.txt")))
+    settings = Settings(n_ctx=32, n_threads=1)
+    quants = [models / "q8.gguf", models / "q4.gguf"]
+    first, second, third = Quiet(), Quiet(), Quiet()
+    sweep(models / "base.gguf", quants[:1], inputs, settings, tmp_path / "run", first)
+    n = first.plans[0][1] // 4
+    assert first.plans == [(4, 4 * n), (3, 3 * n), (2, 2 * n)]
+    sweep(models / "base.gguf", quants, inputs, settings, tmp_path / "run", second)
+    assert second.plans == [(2, 2 * n)] and any("2 of 4 measurements are already" in note for note in second.notes)
+    sweep(models / "base.gguf", quants, inputs, settings, tmp_path / "run", third)
+    assert third.plans == []
 
 
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
-    from quantprobe.report.results_view import parse_results
-    from quantprobe.report.tables.texts import terminal_table
-
     monkeypatch.setenv("NO_COLOR", "1")
     out = io.StringIO()
-    Console(file=out, force_terminal=True, width=120).print(terminal_table(parse_results(document()), "wiki", 120))
+    for table in terminal_tables(text_table(as_cohort(fake_results()), "wiki"), 120):
+        Console(file=out, force_terminal=True, width=120).print(table)
     assert "\x1b[3" not in out.getvalue().replace("\x1b[3m", "")

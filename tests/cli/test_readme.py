@@ -1,4 +1,4 @@
-"""The README tells the truth: its commands parse and run, its tables are the program's, its links lead somewhere."""
+"""README and docs tell the truth: commands parse and run, tables are the program's, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from readme_tables import README, with_tables
+from readme_tables import PAGES as TABLE_PAGES
+from readme_tables import README, TABLES, places, with_tables
 from tiny_gguf import write_tiny
 
 from quantprobe.cli.main import cli
@@ -27,8 +28,9 @@ NOT_RUN = {"demo", "make-task", "direction", "diff"}
 
 
 def shell_lines() -> list[str]:
-    """Every command line of the README's shell blocks, comments and continuations resolved."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+    """Every command line of the pages' shell blocks, comments and continuations resolved."""
+    texts = [TEXT, *(page.read_text(encoding="utf-8") for page in sorted((CHECKOUT / "docs").glob("*.md")))]
+    blocks = [block for text in texts for block in re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)]
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     parts = [part.strip() for line in lines for part in line.split("#")[0].split("&&")]
     return [part for part in parts if part]
@@ -64,10 +66,10 @@ def test_parsing_sees_wrong_options() -> None:
 
 @pytest.fixture
 def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder with the files that the README names, tiny."""
+    """A folder with the files that the pages name, tiny."""
     monkeypatch.chdir(tmp_path)
     # on a busy machine the threads of many small decodes wait for each other longer than they compute
-    monkeypatch.setattr("quantprobe.engine.settings.default_threads", lambda: 1)
+    monkeypatch.setattr("quantprobe.settings.default_threads", lambda: 1)
     for name in (BASE, "model-BF16.gguf"):
         write_tiny(Path(name), weight_type=name.removesuffix(".gguf").rpartition("-")[2])
     Path("quants").mkdir()
@@ -96,8 +98,16 @@ def test_commands_run_in_their_order() -> None:
         assert list(Path("run").glob(pattern)), f"the README names run/{name}"
 
 
-def test_tables_are_the_programs() -> None:
-    assert with_tables(TEXT) == TEXT, "run: python tests/readme_tables.py"
+@pytest.mark.parametrize("page", TABLE_PAGES, ids=lambda page: page.name)
+def test_tables_are_the_programs(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert with_tables(text) == text, "run: python tests/support/readme_tables.py"
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_each_table_has_one_place(name: str) -> None:
+    texts = [page.read_text(encoding="utf-8") for page in TABLE_PAGES]
+    assert sum(len(places(name, text)) for text in texts) == 1
 
 
 def test_ci_runs_the_test_command() -> None:
@@ -132,4 +142,4 @@ def test_help_shows_no_default_that_the_capture_decides() -> None:
 def test_no_command_shows_the_help(arguments: list[str]) -> None:
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == 0
-    assert "Commands:" in done.output
+    assert "Examples:" in done.output

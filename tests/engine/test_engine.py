@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ from quantprobe.engine.plan import (
     window_geometry,
 )
 from quantprobe.engine.runner import probe_blocks, run_blocks
-from quantprobe.engine.settings import MASK_CELLS, Settings
 from quantprobe.errors import EngineError, IncompatibleError, QuantprobeError
 from quantprobe.gguf.model import HeadSource, read_head_source, read_model_info
 from quantprobe.probes.text import TextProbe
+from quantprobe.settings import MASK_CELLS, Settings
 from quantprobe.sweep import Inputs, TextInput, capture_base, compare_quants
 from quantprobe.sweep import capturing as sweep_capturing
 
@@ -74,12 +75,12 @@ def sweep_once(folder: Path, base: Path, chosen: Settings, **options: Any) -> tu
     quiet = Quiet()
     capture = capture_base(base, Inputs((text,)), chosen, folder / "b.qpc", quiet, **options)
     result = compare_quants(folder / "b.qpc", [base], chosen, folder / "run", quiet)
-    return capture, result.quants[0].texts["t"], quiet
+    return capture, result.results.quants[0].texts["t"], quiet
 
 
 def assert_exact(capture: Any, summary: Any) -> None:
     [entry] = capture.meta.probes
-    for found in (entry.null_control, summary.to_dict()):
+    for found in (entry.null_control, asdict(summary)):
         assert found["n_nonfinite"] == 0
         assert found["kld_max"] == found["kld_mean"]["value"] == 0.0
         assert found["same_top"]["value"] == 1.0
@@ -111,7 +112,7 @@ def test_every_window_length_is_exact(tmp_path: Path, n_ctx: int, n_windows: int
     capture = capture_base(base, Inputs((text,)), chosen, tmp_path / "b.qpc", Quiet())
     result = compare_quants(tmp_path / "b.qpc", [base], chosen, tmp_path / "run", Quiet())
     assert capture.meta.probes[0].n_rows == probe.n_rows
-    assert_exact(capture, result.quants[0].texts["t"])
+    assert_exact(capture, result.results.quants[0].texts["t"])
 
 
 def test_output_bias_is_exact(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from quantprobe.engine.plan import BLOCK_BYTES, LLAMA_MAX_SEQ, Geometry, Step
 from quantprobe.engine.plan_choices import MIN_HEADER, choice_geometry, n_item_tokens, n_naive_tokens, plan_choices
-from quantprobe.engine.settings import Settings
 from quantprobe.errors import InputError
 from quantprobe.probes.items import ChoiceItem, TaskProbe
+from quantprobe.settings import Settings
 
 N_VOCAB = 50
 

@@ -16,8 +16,9 @@ from gguf import GGMLQuantizationType as Type
 from tiny_gguf import write_tiny
 
 from quantprobe.engine.imatrix_file import read_imatrix
-from quantprobe.engine.quantize import FILE_TYPES, NEED_IMATRIX, quantize
+from quantprobe.engine.quantize import quantize
 from quantprobe.errors import EngineError, FileFormatError, InputError
+from quantprobe.gguf.file_types import FILE_TYPES
 from quantprobe.gguf.model import read_model_info
 
 
@@ -48,10 +49,9 @@ def write_imatrix(path: Path, model: Path, *, counts: float = 8.0, kind: str = "
 
 
 def test_file_types_are_llama_cpps_own() -> None:
-    for name, number in FILE_TYPES.items():
+    for name, kind in FILE_TYPES.items():
         constant = "LLAMA_FTYPE_ALL_F32" if name == "F32" else f"LLAMA_FTYPE_MOSTLY_{name}"
-        assert getattr(llama_cpp, constant) == number
-    assert set(FILE_TYPES) > NEED_IMATRIX
+        assert getattr(llama_cpp, constant) == kind.number
 
 
 def test_quantizing_writes_the_type_and_tells_each_tensor(model: Path, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_smollm2_is_dequantized(smollm2: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", ["nothing", "target", "source", "record", "type"])
 def test_ladders_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     ladder = pytest.importorskip("quantprobe.sweep.ladder", reason="the native extension is not built")
-    from quantprobe.cli.shared.progress import SilentProgress
+    from quantprobe.sweep.inputs import SILENT
 
     made: list[str] = []
 
@@ -207,7 +207,7 @@ def test_ladders_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     source, folder = write_tiny(tmp_path / "source.gguf"), tmp_path / "out"
     folder.mkdir()
     names = [("a.gguf", "Q8_0"), ("b.gguf", "Q4_K_M")]
-    assert ladder.make_quants(source, folder, names, SilentProgress()) == [folder / "a.gguf", folder / "b.gguf"]
+    assert ladder.make_quants(source, folder, names, SILENT) == [folder / "a.gguf", folder / "b.gguf"]
     if change == "target":
         (folder / "a.gguf").write_bytes(b"other")
     elif change == "source":
@@ -217,7 +217,7 @@ def test_ladders_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     elif change == "type":
         names[0] = ("a.gguf", "Q6_K")
     made.clear()
-    ladder.make_quants(source, folder, names, SilentProgress())
+    ladder.make_quants(source, folder, names, SILENT)
     again = {"nothing": [], "target": ["a.gguf"], "type": ["a.gguf"]}
     assert made == again.get(change, ["a.gguf", "b.gguf"])
     assert set(json.loads((folder / "made.json").read_text(encoding="utf-8"))) == {"a.gguf", "b.gguf"}

@@ -16,15 +16,16 @@ from quantprobe.errors import InputError
 from quantprobe.gguf.model import read_model_info
 from quantprobe.metrics.scores import logprob_pairs, pair_layout, score_choices
 from quantprobe.probes.items import Question, TaskProbe
-from quantprobe.probes.prompts import TEMPLATES, prompt_questions
+from quantprobe.probes.prompts import prompt_questions
 from quantprobe.probes.questions.jsonl import write_native
 from quantprobe.probes.task import task_probe
+from quantprobe.probes.templates import TEMPLATES
 
 llama_cpp = pytest.importorskip("llama_cpp")
 
 from quantprobe.engine.model import Model  # noqa: E402
 from quantprobe.engine.runner import n_probe_tokens, probe_blocks  # noqa: E402
-from quantprobe.engine.settings import Settings  # noqa: E402
+from quantprobe.settings import Settings  # noqa: E402
 from quantprobe.sweep import Inputs, TaskInput, capture_base, compare_quants  # noqa: E402
 
 SETTINGS = Settings(n_threads=1, n_gpu_layers=0, flash_attn=False, type_k="f32", type_v="f32")
@@ -182,7 +183,7 @@ def test_a_base_compared_with_itself_is_itself(tmp_path: Path, case: Case) -> No
     assert capture.meta.kind == "hidden"
     null = capture.entry("t").null_control
     run = compare_quants(tmp_path / "base.qpc", [base], settings, tmp_path / "run", Quiet())
-    summary = run.quants[0].tasks["t"]
+    summary = run.results.quants[0].tasks["t"]
     assert (null["drops"], null["leapfrogs"], summary.drops, summary.leapfrogs) == (0, 0, 0, 0)
     assert null["kld_max"] == 0
     assert summary.kld_mean is not None and summary.kld_mean.value == 0

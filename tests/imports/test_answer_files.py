@@ -9,10 +9,13 @@ import pytest
 from scipy import stats
 
 from quantprobe.errors import FileFormatError, InputError, MismatchError, QuantprobeError
-from quantprobe.imports.pairing import direction_of_files
+from quantprobe.imports.build import ImportedRun, build_run, write_imported
 from quantprobe.imports.plain import read_answers
+from quantprobe.imports.sources import NamedFile, read_answer_files
 from quantprobe.metrics.direction import list_changes
-from quantprobe.run.items import read_items, write_items
+from quantprobe.run.folder import RunFolder
+from quantprobe.run.items import PairedAnswers, read_items
+from quantprobe.stats.summary_tasks import TaskSummary
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden" / "lm_eval" / "arc_easy_300.json"
 
@@ -53,6 +56,15 @@ def inspect_log(values: list[object], answers: list[str], epochs: int = 1) -> di
         for i, value in enumerate(values)
     ]
     return {"version": 2, "status": "success", "eval": {"task": "t"}, "samples": samples}
+
+
+def direct(base: Path, quants: list[Path]) -> ImportedRun:
+    return build_run(read_answer_files(base, [NamedFile(None, path) for path in quants], task="t"))
+
+
+def found_of(run: ImportedRun) -> list[tuple[TaskSummary, PairedAnswers]]:
+    """Summary and answers of each quant."""
+    return [(quant.tasks["t"], run.items[quant.name, "t"]) for quant in run.results.quants]
 
 
 @pytest.mark.parametrize("texts", [True, False])
@@ -218,56 +230,71 @@ def test_direction_of_plain_files(tmp_path: Path) -> None:
     base = plain(tmp_path / "base.jsonl", [1] * 60 + [0] * 40, ["A"] * 60 + ["B"] * 40)
     worse = plain(tmp_path / "q" / "Q2_K.jsonl", [0] * 20 + [1] * 40 + [0] * 40, ["C"] * 20 + ["A"] * 40 + ["D"] * 40)
     same = plain(tmp_path / "q" / "Q8_0.jsonl", [1] * 60 + [0] * 40, ["A"] * 60 + ["B"] * 40)
-    first, second = direction_of_files(base, [worse, same])
-    assert (first.name, second.name) == ("Q2_K", "Q8_0")
-    assert (first.summary.drops, first.summary.leapfrogs, first.summary.wrong_to_other_wrong) == (20, 0, 40)
-    assert first.summary.mcnemar_p == pytest.approx(stats.binomtest(0, 20).pvalue)
-    assert first.summary.adjusted_p < 0.001
-    assert first.summary.verdict == "worse"
-    assert first.summary.margin_shift.value is None
-    assert (second.summary.drops, second.summary.wrong_to_other_wrong) == (0, 0)
-    assert len(list_changes(first.base, first.quant)) == 60
-    write_items(tmp_path / "t.csv", first.base, first.quant)
-    again = read_items(tmp_path / "t.csv")
-    np.testing.assert_array_equal(again.quant.pred, first.quant.pred)
+    run = direct(base, [worse, same])
+    assert [quant.name for quant in run.results.quants] == ["Q2_K", "Q8_0"]
+    (first, pair), (second, _) = found_of(run)
+    assert (first.drops, first.leapfrogs, first.wrong_to_other_wrong) == (20, 0, 40)
+    assert first.mcnemar_p == pytest.approx(stats.binomtest(0, 20).pvalue)
+    assert first.adjusted_p is not None and first.adjusted_p < 0.001
+    assert first.verdict == "worse"
+    assert first.margin_shift.value is None
+    assert (second.drops, second.wrong_to_other_wrong) == (0, 0)
+    assert len(list_changes(pair.base, pair.quant)) == 60
+    write_imported(run, RunFolder(tmp_path / "run"))
+    again = read_items(RunFolder(tmp_path / "run").items("Q2_K", "t"))
+    np.testing.assert_array_equal(again.quant.pred, pair.quant.pred)
+    with pytest.raises(InputError, match="already holds a run"):
+        write_imported(run, RunFolder(tmp_path / "run"))
 
 
 def test_items_are_matched_by_id_in_any_order(tmp_path: Path) -> None:
     rows = [choice_row(i, [-1.0 - i, -2.0, -3.0], i % 3) for i in range(30)]
     base, quant = write_lines(tmp_path / "a.jsonl", rows), write_lines(tmp_path / "b.jsonl", rows[::-1])
-    [found] = direction_of_files(base, [quant])
-    assert (found.summary.drops, found.summary.leapfrogs, found.summary.margin_shift.value) == (0, 0, 0.0)
-    assert found.summary.margin_shift.n == 30
-    assert found.summary.acc_norm.value == 0.5
+    [(found, _)] = found_of(direct(base, [quant]))
+    assert (found.drops, found.leapfrogs, found.margin_shift.value) == (0, 0, 0.0)
+    assert found.margin_shift.n == 30
+    assert found.acc_norm.value == 0.5
 
 
 def test_mismatches_say_how_many_and_which(tmp_path: Path) -> None:
     base = plain(tmp_path / "base.jsonl", [1, 0, 1, 1])
     short = plain(tmp_path / "short.jsonl", [1, 0])
     with pytest.raises(MismatchError, match=r"2 of the base's 4 .*first: 'i2'"):
-        direction_of_files(base, [short])
+        direct(base, [short])
     with pytest.raises(MismatchError, match=r"2 are the quant's alone .*'i2'"):
-        direction_of_files(short, [base])
+        direct(short, [base])
     rows = [choice_row(i, [-1.0, -2.0], 0) for i in range(3)]
     asked = write_lines(tmp_path / "a.jsonl", rows)
     rows[1]["doc_hash"] = "another"
     with pytest.raises(MismatchError, match=r"different questions under 1 of 3 .*'1'"):
-        direction_of_files(asked, [write_lines(tmp_path / "b.jsonl", rows)])
+        direct(asked, [write_lines(tmp_path / "b.jsonl", rows)])
     with pytest.raises(MismatchError, match=r"'correct' and .*'acc'"):
-        direction_of_files(base, [asked])
+        direct(base, [asked])
 
 
 def test_names_tell_files_apart(tmp_path: Path) -> None:
     base = plain(tmp_path / "base.jsonl", [1, 0])
     quants = [plain(tmp_path / name / "samples_t.jsonl", [1, 0]) for name in ("q4", "q8")]
-    assert [found.name for found in direction_of_files(base, quants)] == ["q4/samples_t", "q8/samples_t"]
+    assert [quant.name for quant in direct(base, quants).results.quants] == ["q4/samples_t", "q8/samples_t"]
+    named = read_answer_files(base, [NamedFile("Q4_K_M", quants[0]), NamedFile(None, quants[1])])
+    assert [quant.name for quant in named.quants] == ["Q4_K_M", "q8/samples_t"]
 
 
 def test_unknown_correctness_is_counted(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("id,correct\na,1\nb,\nc,0\n", "utf-8")
     (tmp_path / "q.csv").write_text("id,correct\na,0\nb,1\nc,0\n", "utf-8")
-    [found] = direction_of_files(tmp_path / "b.csv", [tmp_path / "q.csv"])
-    assert (found.summary.n_items, found.summary.n_invalid, found.summary.drops) == (2, 1, 1)
+    [(found, _)] = found_of(direct(tmp_path / "b.csv", [tmp_path / "q.csv"]))
+    assert (found.n_items, found.n_invalid, found.drops) == (2, 1, 1)
+
+
+def test_each_form_says_what_its_groups_are(tmp_path: Path) -> None:
+    rows = [choice_row(i, [-1.0, -2.0], 0) for i in range(4)]
+    files = {
+        "strata": write_lines(tmp_path / "samples.jsonl", rows),
+        "clusters": archive(tmp_path / "log.eval", inspect_log(["C", "I"], ["A", "B"], epochs=2)),
+    }
+    for grouping, file in files.items():
+        assert direct(file, [file]).results.tasks["t"].grouping == grouping
 
 
 @pytest.mark.golden
@@ -279,10 +306,10 @@ def test_real_log_likelihoods_give_the_harness_own_accuracy(tmp_path: Path) -> N
         pairs = zip(run["choice_loglikelihood_sum"], run["gold"], strict=True)
         rows = [choice_row(i, values, gold) for i, (values, gold) in enumerate(pairs)]
         paths[name] = write_lines(tmp_path / f"{name}.jsonl", rows)
-    [found] = direction_of_files(paths["ref-f16"], [paths["Q4_K_M"]])
-    assert found.summary.acc.value == pytest.approx(golden["Q4_K_M"]["acc"], abs=1e-12)
-    assert found.summary.acc_base.value == pytest.approx(golden["ref-f16"]["acc"], abs=1e-12)
+    [(found, pair)] = found_of(direct(paths["ref-f16"], [paths["Q4_K_M"]]))
+    assert found.acc.value == pytest.approx(golden["Q4_K_M"]["acc"], abs=1e-12)
+    assert found.acc_base.value == pytest.approx(golden["ref-f16"]["acc"], abs=1e-12)
     base = np.array([max(v) for v in golden["ref-f16"]["choice_loglikelihood_sum"]])
-    assert found.base.logprobs.max(axis=1, initial=-np.inf, where=~np.isnan(found.base.logprobs)) == pytest.approx(base)
-    assert found.summary.margin_shift.n == 300
-    assert found.summary.verdict == "not separable"
+    assert pair.base.logprobs.max(axis=1, initial=-np.inf, where=~np.isnan(pair.base.logprobs)) == pytest.approx(base)
+    assert found.margin_shift.n == 300
+    assert found.verdict == "not separable"

@@ -10,11 +10,14 @@ import pytest
 from fake_run import FakeRun, ladder, write_fake_run
 
 from quantprobe.errors import FileFormatError, InputError, MismatchError
-from quantprobe.imports.build import ImportedQuant, build_run, import_csv, import_logs
-from quantprobe.imports.community_csv import community_csv, read_community_csv
-from quantprobe.imports.imported_run import write_imported
-from quantprobe.imports.llama_logs import read_kld_log, read_task_log
+from quantprobe.imports.build import build_run, write_imported
+from quantprobe.imports.community_csv import read_community_csv
+from quantprobe.imports.llama_logs import STATISTICS, read_kld_log, read_task_log
+from quantprobe.imports.matching import check_base, match_quants
+from quantprobe.imports.sources import NamedFile, read_logs, read_tables
+from quantprobe.report.tables.community_csv import community_csv
 from quantprobe.run.cohort import read_cohort
+from quantprobe.run.folder import RunFolder
 from quantprobe.stats.paired import mcnemar_p
 from quantprobe.study.diff import diff_runs
 from quantprobe.study.findings import study_cohort
@@ -76,19 +79,19 @@ def rows():
 def test_real_kld_log_of_the_tool():
     log = read_kld_log(GOLDEN / "tiny" / "kld-Q8_0.stdout.txt")
     assert log.n_chunks == 28
-    assert log.n_rows == 28 * 31  # -c 64 scores positions 32 to 62
-    printed = {key: (e.value, e.stderr) for key, e in log.values.items()}
-    assert printed["kld_mean"][0] == 0.000333 and printed["kld_p999"] == (0.000691, None)
-    assert printed["ppl"] == (433.331314, 16.102077)
-    assert printed["same_top"] == (pytest.approx(0.95968), pytest.approx(0.00668))
-    assert printed["delta_p_rms"][0] == pytest.approx(0.00023)
+    found = log.summary
+    assert found.n_rows == 28 * 31  # -c 64 scores positions 32 to 62
+    assert found.kld_mean.value == 0.000333 and found.kld_p999 == 0.000691
+    assert (found.ppl.value, found.ppl.stderr, found.ppl.unit) == (433.331314, 16.102077, "ppl")
+    assert (found.same_top.value, found.same_top.stderr) == (pytest.approx(0.95968), pytest.approx(0.00668))
+    assert found.delta_p_rms.value == pytest.approx(0.00023)
 
 
 @needs_golden
 @pytest.mark.golden
 def test_real_log_with_nan_errors():
-    values = read_kld_log(GOLDEN / "tiny" / "kld-f32.stdout.txt").values
-    assert values["ln_ppl_ratio"].stderr is None and values["ln_ppl_ratio"].value == 1e-6
+    ratio = read_kld_log(GOLDEN / "tiny" / "kld-f32.stdout.txt").summary.ln_ppl_ratio
+    assert ratio.stderr is None and ratio.value == 1e-6
 
 
 @needs_golden
@@ -113,7 +116,7 @@ def test_real_answers_come_back_from_the_running_means(tmp_path, file, form):
         correct = np.array(quant["correct_in_run_order"], bool)
         path = tmp_path / "log.txt"
         path.write_text("task\tacc_norm\n" + "\n".join(running_lines(correct, form)) + "\n\nFinal result: 1 +/- 2\n")
-        assert np.array_equal(read_task_log(path).correct, correct)
+        assert np.array_equal(read_task_log(path), correct)
         assert correct.mean() == pytest.approx(quant["acc"])
 
 
@@ -123,7 +126,7 @@ def test_answers_of_ten_thousand_tasks_come_back(tmp_path, form):
     correct = np.random.default_rng(0).random(9_999) < 0.55
     path = tmp_path / "log.txt"
     path.write_text("\n".join(running_lines(correct, form)))
-    assert np.array_equal(read_task_log(path).correct, correct)
+    assert np.array_equal(read_task_log(path), correct)
 
 
 def test_kld_log_gives_rows_and_errors_by_chunk(tmp_path, rows):
@@ -131,21 +134,21 @@ def test_kld_log_gives_rows_and_errors_by_chunk(tmp_path, rows):
     path = tmp_path / "log.txt"
     path.write_text(kld_log(kld, ratio, same), encoding="utf-8")
     log = read_kld_log(path)
-    assert (log.n_chunks, log.n_rows) == (20, kld.size)
-    mean = log.values["kld_mean"]
+    assert (log.n_chunks, log.summary.n_rows) == (20, kld.size)
+    mean = log.summary.kld_mean
     by_chunk = kld.mean(1).std(ddof=1) / 20**0.5
     assert mean.n_clusters == 20 and mean.n == kld.size
     assert mean.stderr == pytest.approx(by_chunk, rel=0.01)
     assert mean.stderr > 2 * kld.std() / kld.size**0.5  # what the tool prints is too small here
-    assert log.values["ln_ppl_ratio"].stderr == pytest.approx(ratio.mean(1).std(ddof=1) / 20**0.5, rel=0.01)
-    assert log.values["delta_p_mean"].value == pytest.approx(-0.00123)
+    assert log.summary.ln_ppl_ratio.stderr == pytest.approx(ratio.mean(1).std(ddof=1) / 20**0.5, rel=0.01)
+    assert log.summary.delta_p_mean.value == pytest.approx(-0.00123)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "latin-1"])
 def test_logs_in_the_encodings_that_shells_write(tmp_path, rows, encoding):
     path = tmp_path / "log.txt"
     path.write_bytes(kld_log(*rows).replace("Δ", "D" if encoding == "latin-1" else "Δ").encode(encoding))
-    assert read_kld_log(path).values["kld_mean"].value == pytest.approx(rows[0].mean(), abs=1e-6)
+    assert read_kld_log(path).summary.kld_mean.value == pytest.approx(rows[0].mean(), abs=1e-6)
 
 
 def test_log_mixed_with_stderr_is_read(tmp_path, rows):
@@ -197,10 +200,10 @@ def test_published_csv_is_read_and_noise_left_alone(tmp_path):
     path = tmp_path / "kld.csv"
     path.write_text(f"{HEADER}\nM-Q4_K_M,464.7,4.93,0.037406,0.000308,1.5,0.01,0.02,91.5,432.80,found 8 devices\n")
     (model,) = read_community_csv(path)
-    assert model.size_bytes == round(432.80 * 2**30) and model.bpw == 4.93
-    assert model.values["kld_mean"].value == 0.037406 and model.values["kld_mean"].stderr == 0.000308
-    assert model.values["same_top"].value == pytest.approx(0.915) and model.values["kld_p999"].stderr is None
-    assert "ppl" not in model.values
+    assert model.quant.size_bytes == round(432.80 * 2**30) and model.quant.bpw == 4.93
+    assert model.summary.kld_mean.value == 0.037406 and model.summary.kld_mean.stderr == 0.000308
+    assert model.summary.same_top.value == pytest.approx(0.915) and model.summary.kld_p999 == 1.5
+    assert model.summary.ppl is None
 
 
 def test_bad_csv_names_file_and_line(tmp_path):
@@ -227,12 +230,15 @@ def test_csv_round_trip_keeps_every_number(tmp_path):
     assert header[:4] == ["model_name", "file_size_gb", "bpw", "file_path"] and "Mean KLD_std" in header
     (tmp_path / "out.csv").write_text(text, encoding="utf-8", newline="")
     for model, quant in zip(read_community_csv(tmp_path / "out.csv"), cohort.quants, strict=True):
-        assert (model.name, model.path, model.size_bytes) == (quant.name, quant.path, quant.size_bytes)
-        for key, value in model.values.items():
-            original = quant.texts["wiki"].values[key]
+        known = model.quant
+        assert (known.name, known.path, known.size_bytes) == (quant.name, quant.path, quant.size_bytes)
+        for statistic in STATISTICS.values():
+            value, original = (getattr(summary, statistic.name) for summary in (model.summary, quant.texts["wiki"]))
+            if not statistic.has_error:
+                assert value == pytest.approx(original, rel=1e-8)
+                continue
             assert value.value == pytest.approx(original.value, rel=1e-8)
-            if value.stderr is not None:
-                assert value.stderr == pytest.approx(original.stderr, rel=1e-8)
+            assert value.stderr == pytest.approx(original.stderr, rel=1e-8)
     with pytest.raises(InputError, match="no quant was measured on the text 'code'"):
         community_csv(cohort, "code")
 
@@ -244,38 +250,54 @@ def answers():
     return base, {"Q8_0": base ^ (rng.random(400) < 0.01), "Q2_K": base & (rng.random(400) < 0.8)}
 
 
+def write_logs(folder, answers):
+    """A log of each quant's answers, named as it."""
+    files = {name: folder / f"{name}.log" for name in answers}
+    for name, correct in answers.items():
+        files[name].write_text("\n".join(running_lines(correct)))
+    return files
+
+
+def named(files):
+    return [NamedFile(None, path) for path in files]
+
+
+def write_run(found, folder, like=None, margin=None):
+    write_imported(build_run(found, like, margin), RunFolder(folder))
+    return read_cohort([folder])
+
+
 def test_imported_answers_are_a_run_like_any_other(tmp_path, answers):
     base, quants = answers
-    logs = []
+    logs = write_logs(tmp_path, {"base": base, **quants})
+    found = read_logs(named(logs[name] for name in quants), "BF16", None, "hellaswag", logs["base"])
+    cohort = write_run(found, tmp_path / "run", margin=0.02)
     for name, correct in quants.items():
-        path = tmp_path / f"{name}.log"
-        path.write_text("\n".join(running_lines(correct)))
-        logs.append((name, path))
-    run = build_run(import_logs(logs, None, "hellaswag"), "BF16", {"hellaswag": base}, "llama-perplexity log")
-    write_imported(run, tmp_path / "run")
-    cohort = read_cohort([tmp_path / "run"])
-    for name, correct in quants.items():
-        record, table = cohort.quant(name).tasks["hellaswag"], cohort.items(name, "hellaswag")
+        summary, items = cohort.quant(name).tasks["hellaswag"], cohort.items(name, "hellaswag")
         drops, leapfrogs = int((base & ~correct).sum()), int((~base & correct).sum())
-        assert (record.counts["drops"], record.counts["leapfrogs"]) == (drops, leapfrogs)
-        assert record.values["mcnemar_p"].value == float(mcnemar_p(drops, leapfrogs))
-        assert np.array_equal(table.quant_correct, correct) and np.array_equal(table.base_correct, base)
+        assert (summary.drops, summary.leapfrogs, summary.margin) == (drops, leapfrogs, 0.02)
+        assert summary.mcnemar_p == float(mcnemar_p(drops, leapfrogs))
+        assert np.array_equal(items.quant.correct, correct) and np.array_equal(items.base.correct, base)
     assert cohort.quant("Q2_K").tasks["hellaswag"].verdict == "worse"
-    assert cohort.quant("Q8_0").tasks["hellaswag"].verdict in ("not separable", "equivalent")
+    assert cohort.quant("Q8_0").tasks["hellaswag"].verdict in ("not separable", "not inferior", "equivalent")
+    assert cohort.tasks_facts["hellaswag"].n_items == 400
     with pytest.raises(InputError, match="already holds"):
-        write_imported(run, tmp_path / "run")
+        write_imported(build_run(found), RunFolder(tmp_path / "run"))
 
 
-def test_imported_and_measured_quants_mix_in_one_cohort(tmp_path, rows):
-    measured = tmp_path / "measured"
-    write_fake_run(measured, FakeRun(quants=ladder(3), tasks={"arc": 80}, texts={"wiki": 256}))
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    return write_fake_run(
+        tmp_path_factory.mktemp("measured") / "run", FakeRun(quants=ladder(3), tasks={"arc": 80}, texts={"wiki": 256})
+    )
+
+
+def test_imported_and_measured_quants_mix_in_one_cohort(tmp_path, rows, measured):
     path = tmp_path / "log.txt"
     path.write_text(kld_log(*rows), encoding="utf-8")
     like = read_cohort([measured])
-    logs = [("Q8_0", path), ("Q3_K_XL", path)]
-    write_imported(
-        build_run(import_logs(logs, "book", None), "", {}, "llama-perplexity log", like), tmp_path / "imported"
-    )
+    logs = [NamedFile("Fake-Q8_0", path), NamedFile("Q3_K_XL", path)]
+    write_run(read_logs(logs, "", "book", None), tmp_path / "imported", like)
     cohort = read_cohort([measured, tmp_path / "imported"])
     assert [quant.name for quant in cohort.quants] == [*(q.name for q in like.quants), "Q3_K_XL"]
     assert set(cohort.quant("Q8_0").texts) == {"wiki", "book"} and set(cohort.quant("Q3_K_XL").texts) == {"book"}
@@ -284,33 +306,96 @@ def test_imported_and_measured_quants_mix_in_one_cohort(tmp_path, rows):
     assert any(shift.how == "independent" for shift in diff_runs(tmp_path / "imported", tmp_path / "imported").shifts)
 
 
+def test_answers_of_another_harness_are_studied_beside_the_kld_of_the_same_quants(tmp_path, answers, measured):
+    base, quants = answers
+    logs = write_logs(tmp_path, {"Fake-F16": base, "Q8_0": quants["Q8_0"], "Q6_K": quants["Q2_K"]})
+    found = read_logs(named([logs["Q8_0"], logs["Q6_K"]]), "", None, "hellaswag", logs["Fake-F16"])
+    like = read_cohort([measured])
+    run = build_run(found, like)
+    assert [str(note) for note in run.notes][:2] == [
+        f"{name} is {name}, SHA-256 {like.quant(name).sha256[:12]} (by name)" for name in ("Q8_0", "Q6_K")
+    ]
+    assert run.notes[2:] == ("base: unnamed is taken to be Fake-F16, as --like vouches", "not in the import: Q5_K_M")
+    write_imported(run, RunFolder(tmp_path / "imported"))
+    cohort = read_cohort([measured, tmp_path / "imported"])
+    assert set(cohort.quant("Q6_K").tasks) == {"arc", "hellaswag"} and set(cohort.quant("Q5_K_M").tasks) == {"arc"}
+    assert cohort.items("Q6_K", "hellaswag").quant.n_items == 400
+    assert [each.name for each in cohort.differences] == ["equivalence_margin"] and cohort.floor("wiki") == 0.0
+    assert study_cohort(cohort, n_boot=50, n_perm=99).sentences
+
+
+@pytest.mark.parametrize(
+    ("name", "quant", "how"),
+    [
+        ("Q6_K", "Q6_K", "name"),
+        ("models/Fake-Q6_K.gguf", "Q6_K", "file"),
+        ("out/Q6_K", "Q6_K", "file"),
+        ("q5_k_m/samples_arc", "Q5_K_M", "a part of the name"),
+        ("results/fake-q6_k__samples", "Q6_K", "the run's name within it"),
+        ("Q5_K", None, "none of its names fits"),
+        ("Q6_K_L", None, "none of its names fits"),
+        ("IQ6_K", None, "none of its names fits"),
+        ("Q8_0-Q6_K", None, "Q8_0, Q6_K fit alike"),
+    ],
+)
+def test_names_are_matched_as_they_say(measured, name, quant, how):
+    [match] = match_quants([name], read_cohort([measured]))
+    assert ((match.quant and match.quant.name), match.how) == (quant, how)
+    assert name in str(match) and (quant or "no quant of the run") in str(match)
+
+
+def test_digests_are_matched(measured):
+    cohort = read_cohort([measured])
+    digest = cohort.quants[1].sha256
+    for name in (digest, digest[:8]):
+        [match] = match_quants([name], cohort)
+        assert match.quant == cohort.quants[1] and match.how == "SHA-256"
+    assert match_quants([digest[:7]], cohort)[0].quant is None
+
+
+def test_names_that_cannot_be_right_are_refused(measured):
+    cohort = read_cohort([measured])
+    with pytest.raises(InputError, match=r"Q6_K and Fake-Q6_K are both matched to Q6_K.*QUANT=FILE"):
+        match_quants(["Q6_K", "Fake-Q6_K"], cohort)
+    with pytest.raises(MismatchError, match="named Q8_0, which is the quant Q8_0 of the run; its base is Fake-F16"):
+        check_base("Q8_0", cohort)
+    check_base("F16", cohort)
+    check_base("samples_arc", cohort)
+
+
+def test_a_probe_that_the_run_has_too_is_told(tmp_path, rows, measured):
+    path = tmp_path / "Q8_0.log"
+    path.write_text(kld_log(*rows), encoding="utf-8")
+    run = build_run(read_logs(named([path]), "", "wiki", None), read_cohort([measured]))
+    assert "the run measured wiki too: to study both, give the import another name, or --allow texts.wiki" in run.notes
+    settings = read_cohort([measured]).settings
+    assert {name: run.results.settings[name] for name in settings} == settings
+
+
 def test_accuracy_without_the_base_has_no_direction(tmp_path, answers):
     _, quants = answers
-    imported = [ImportedQuant("Q2_K", answers={"hella": quants["Q2_K"]})]
-    write_imported(build_run(imported, "BF16", {}, "log"), tmp_path / "run")
-    record = read_cohort([tmp_path / "run"]).quant("Q2_K").tasks["hella"]
-    assert record.values["acc"].value == quants["Q2_K"].mean() and record.verdict is None
-    assert "drops" not in record.counts and not record.items_file.exists()
+    logs = write_logs(tmp_path, {"Q2_K": quants["Q2_K"]})
+    cohort = write_run(read_logs(named(logs.values()), "BF16", None, "hella"), tmp_path / "run")
+    summary = cohort.quant("Q2_K").tasks["hella"]
+    assert summary.acc.value == quants["Q2_K"].mean() and summary.verdict is None and summary.n_items == 400
+    assert summary.drops is None and not cohort.has_items("Q2_K", "hella")
 
 
 def test_imports_that_cannot_be_made_are_refused(tmp_path, answers):
     base, quants = answers
-    some = [ImportedQuant("Q2_K", answers={"hella": quants["Q2_K"]})]
-    with pytest.raises(MismatchError, match="answered 400 items of hella and the base 399"):
-        build_run(some, "b", {"hella": base[:-1]}, "log")
+    logs = write_logs(tmp_path, {"Q2_K": quants["Q2_K"], "base": base[:-1]})
+    with pytest.raises(MismatchError, match="0 of the base's 399 are missing from the quant, 1 are the quant's alone"):
+        read_logs(named([logs["Q2_K"]]), "b", None, "hella", logs["base"])
     with pytest.raises(InputError, match="a name of its own"):
-        build_run(some * 2, "b", {}, "log")
+        build_run(read_logs(named([logs["Q2_K"]] * 2), "b", None, "hella"))
     with pytest.raises(InputError, match="nothing to import"):
-        build_run([], "b", {}, "log")
+        build_run(read_logs([], "b", None, "hella"))
     with pytest.raises(InputError, match="one of the two"):
-        import_logs([], None, None)
+        read_logs([], "b", None, None)
 
 
 def test_published_csv_becomes_a_run(tmp_path):
     path = tmp_path / "kld.csv"
     path.write_text(f"{HEADER}\nM-Q4_K_M,464.7,4.93,0.037406,0.000308,1.5,0.01,0.02,91.5,432.80,x\n")
-    write_imported(
-        build_run(import_csv(read_community_csv(path), "wiki"), "M-BF16", {}, "published CSV"), tmp_path / "r"
-    )
-    quant = read_cohort([tmp_path / "r"]).quant("M-Q4_K_M")
-    assert quant.size_bytes == round(432.80 * 2**30) and quant.texts["wiki"].values["kld_p999"].value == 1.5
+    quant = write_run(read_tables([path], "M-BF16", "wiki"), tmp_path / "r").quant("M-Q4_K_M")
+    assert quant.size_bytes == round(432.80 * 2**30) and quant.texts["wiki"].kld_p999 == 1.5

@@ -12,10 +12,11 @@ from quantprobe.arrays import Float32Array, FloatArray
 from quantprobe.errors import InputError, MismatchError
 from quantprobe.metrics.scores import logprob_pairs, pair_layout, score_choices
 from quantprobe.probes.items import ChoiceItem, Question, TaskProbe
-from quantprobe.probes.prompts import TEMPLATES, default_template, prompt_questions
+from quantprobe.probes.prompts import prompt_questions
 from quantprobe.probes.questions.recognise import read_questions
-from quantprobe.probes.questions.winogrande import winogrande_spans
+from quantprobe.probes.rules import skips_choice
 from quantprobe.probes.task import common_prefix, count_cases, task_probe
+from quantprobe.probes.templates import TEMPLATES, find_template
 
 
 def make_probe(
@@ -185,7 +186,7 @@ def test_winogrande_as_the_original_and_put_right(suffix: str, compat: bool) -> 
     probe = make_probe([question, question_with_id("2", question)], rule)
     for item in range(2):
         np.testing.assert_allclose(scores(probe, rule)[item], plain_winogrande(question, compat), rtol=1e-12)
-    short = not winogrande_spans(probe.items[0]).skip
+    short = not skips_choice(probe.items[0])
     assert short == (suffix in ("e", " e."))
     assert (plain_winogrande(question, True) != plain_winogrande(question, False)) == short
     assert len(probe.items[0].branches) == (3 if compat and short else 2)
@@ -246,7 +247,7 @@ def test_scores_refuse_what_does_not_fit() -> None:
 @pytest.mark.parametrize(("file", "rule"), [("arc_easy.jsonl", "tokens"), ("winogrande_like.csv", "llama_winogrande")])
 def test_real_questions_become_sound_items(file: str, rule: str) -> None:
     found = read_questions(real_file(file))
-    template, prompted = prompt_questions(found.questions, default_template(found.format))
+    template, prompted = prompt_questions(found.questions, find_template(None, found.format))
     tokenize = ByteTokenizer()
     probe, left_out = task_probe(file, prompted, tokenize, rule, template.name, 4096)
     assert len(probe.items) + len(left_out) == len(found.questions)

@@ -1,8 +1,7 @@
-"""Questions made from a text, and the questions that come with the package."""
+"""Questions made from a text."""
 
 from __future__ import annotations
 
-import runpy
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 from question_helpers import SHARED
 
 from quantprobe.errors import InputError
-from quantprobe.probes.questions.builtin import builtin_questions
 from quantprobe.probes.questions.jsonl import write_native
 from quantprobe.probes.questions.recognise import read_questions
 from quantprobe.probes.questions.selftask import HARDNESS, SelfTaskSettings, make_task
@@ -113,41 +111,3 @@ def test_real_texts_give_thousands(name: str) -> None:
     shares = Counter(question.gold for question in task)
     assert len(task) == 2000
     assert all(420 < shares[i] < 580 for i in range(4))
-
-
-def test_builtin_questions_are_many_unique_and_balanced() -> None:
-    found = builtin_questions()
-    assert found.format == "native"
-    assert found.n_bad == 0
-    assert len(found.questions) >= 400
-    assert len({question.prompt for question in found.questions if question.group != "grammar"}) == sum(
-        question.group != "grammar" for question in found.questions
-    )
-    groups: dict[str, Counter[int]] = {}
-    for question in found.questions:
-        assert question.group
-        assert len({choice.casefold() for choice in question.choices}) == 4 or question.group == "elements"
-        assert len(set(question.choices)) == 4
-        groups.setdefault(question.group, Counter())[question.gold] += 1
-    assert len(groups) >= 10
-    for counts in groups.values():
-        assert max(counts.values()) - min(counts[i] for i in range(4)) <= 1
-
-
-def test_builtin_arithmetic_is_right() -> None:
-    operations = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "x": lambda a, b: a * b, "/": lambda a, b: a / b}
-    n_checked = 0
-    for question in builtin_questions().questions:
-        parts = question.prompt.split(" ")
-        if len(parts) == 4 and parts[3] == "=":
-            right = operations[parts[1]](int(parts[0]), int(parts[2]))
-            assert [float(choice) == right for choice in question.choices].index(True) == question.gold
-            assert sum(float(choice) == right for choice in question.choices) == 1
-            n_checked += 1
-    assert n_checked == 100
-
-
-def test_builtin_file_is_what_the_script_makes() -> None:
-    script = Path(__file__).parents[2] / "examples" / "make_builtin.py"
-    made = runpy.run_path(str(script))["make_questions"]()
-    assert tuple(made) == builtin_questions().questions

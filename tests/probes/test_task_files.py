@@ -15,10 +15,11 @@ from question_helpers import SHARED, real_file
 
 from quantprobe.errors import FileFormatError, InputError, QuantprobeError
 from quantprobe.probes.items import Question
-from quantprobe.probes.questions.jsonl import write_native
+from quantprobe.probes.questions.jsonl import SHAPES, write_native
 from quantprobe.probes.questions.llama import write_hellaswag_text, write_multiple_choice, write_winogrande_csv
-from quantprobe.probes.questions.recognise import FORMATS, read_questions
+from quantprobe.probes.questions.recognise import BINARY, FOLDER, TEXT_READERS, read_questions
 from quantprobe.probes.questions.selection import hellaswag_selection, multiple_choice_selection
+from quantprobe.probes.templates import FORMATS, TEMPLATES
 
 NATIVE = {"id": "a", "group": "g", "prompt": "One and one is", "choices": ["two", "three"], "answer": 0}
 
@@ -144,8 +145,9 @@ def test_forms_are_recognised_and_read(tmp_path: Path, format: str, content: str
     assert [q.choices for q in other.questions] == [q.choices for q in plain.questions]
 
 
-def test_formats_have_names() -> None:
-    assert len(set(FORMATS)) == len(FORMATS)
+def test_every_format_has_a_reader_and_a_template() -> None:
+    assert set(FORMATS) == {*SHAPES, *TEXT_READERS, BINARY, FOLDER}
+    assert set(FORMATS.values()) <= set(TEMPLATES)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ from question_helpers import BOS, ByteTokenizer, real_file
 from quantprobe.errors import InputError
 from quantprobe.probes.chat import chat_renderer
 from quantprobe.probes.items import Question
-from quantprobe.probes.prompts import TEMPLATES, default_rule, default_template, find_template, prompt_questions
+from quantprobe.probes.prompts import prompt_questions
 from quantprobe.probes.questions.recognise import read_questions
+from quantprobe.probes.rules import default_rule
 from quantprobe.probes.task import choice_item
+from quantprobe.probes.templates import TEMPLATES, find_template
 
 ASKED = Question("1", "world_law", "Who {prompt} rules?", ("we {choices}", "they"), 1)
 CHATML = (
@@ -41,9 +43,9 @@ def test_templates(name: str, context: str, continuations: tuple[str, ...]) -> N
 
 
 def test_defaults() -> None:
-    assert default_template("arc-jsonl").name == "question"
-    assert default_template("mmlu-folder").name == "mmlu"
-    assert default_template("hellaswag-text").name == default_template("native").name == "plain"
+    assert find_template(None, "arc-jsonl").name == "question"
+    assert find_template(None, "mmlu-folder").name == "mmlu"
+    assert find_template(None, "hellaswag-text").name == find_template(None, "native").name == "plain"
     assert find_template("qa", "arc-jsonl").name == "qa"
     with pytest.raises(InputError, match="unknown template 'poem'"):
         find_template("poem", "native")
@@ -74,7 +76,7 @@ def test_few_shot_examples_come_from_the_own_group() -> None:
 
 def test_real_five_shot_prompt() -> None:
     found = read_questions(real_file("mmlu"))
-    template, prompted = prompt_questions(found.questions, default_template(found.format), 5, found.dev)
+    template, prompted = prompt_questions(found.questions, find_template(None, found.format), 5, found.dev)
     assert template.name == "mmlu+5shot"
     last = prompted[-1]
     assert last.context.startswith(

@@ -4,156 +4,291 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from answer_factory import make_pair
-from made_results import document
+from fake_run import FakeRun, ladder, write_fake_run
+from made_run import as_cohort, fake_results
 from rich.console import Console
 
-from quantprobe.report.results_view import POOLED, ResultsView, parse_results
-from quantprobe.report.tables.tasks import (
-    csv_tasks,
-    format_interval,
-    format_share,
-    task_notes,
-    task_rows,
-    terminal_task_table,
-)
-from quantprobe.report.tables.texts import markdown
-from quantprobe.report.task_highlights import task_highlights
-from quantprobe.run.results_file import plain
+from quantprobe.errors import InputError
+from quantprobe.files import write_text
+from quantprobe.probes.grouping import UNGROUPED
+from quantprobe.report.finish import results_markdown
+from quantprobe.report.flips import count_kinds, find_flips, find_quant, format_flip
+from quantprobe.report.highlights import highlights
+from quantprobe.report.names import WHOLE, ShortNames
+from quantprobe.report.notes import null_sentences, reading_notes, task_notes, warnings
+from quantprobe.report.numbers import format_interval, format_net
+from quantprobe.report.plan_words import describe_plan, plan_table
+from quantprobe.report.tables.cells import share_cell
+from quantprobe.report.tables.csv_files import groups_csv, tasks_csv
+from quantprobe.report.tables.tasks import POOLED, answered, overview_table, task_names, task_table
+from quantprobe.report.tables.terminal import terminal_tables
+from quantprobe.report.terminal import describe_run
+from quantprobe.report.verdicts import verdict_lines
+from quantprobe.run.cohort import Cohort, read_cohort
+from quantprobe.run.results import NullControl, NullTask, TaskFacts
+from quantprobe.stats.design import item_design
 from quantprobe.stats.estimates import Estimate
+from quantprobe.stats.power import plan
 from quantprobe.stats.summary_tasks import TaskSummary, summarise_task
-from quantprobe.stats.verdicts import correct_over_quants
+from quantprobe.stats.verdicts import correct_over_quants, judge, table_of_changes
 
-FACTS = {
-    "rule": "tokens", "template": "question", "n_items": 400, "n_left_out": 3, "n_identical": 0, "n_token_prefix": 2,
-    "n_empty_prefix": 0, "n_tokens_decoded": 1000, "n_tokens_naive": 3450,
-}  # fmt: skip
+FACTS = TaskFacts(
+    rule="tokens", template="question", n_items=400, n_left_out=3, n_token_prefix=2, n_tokens_decoded=1000,
+    n_tokens_naive=3450,
+)  # fmt: skip
+NAMES = ShortNames("Qwen3-4B-")
+TASK = "arc|easy"
 
 
-def summaries() -> list[TaskSummary]:
+def summaries(n_groups: int = 0) -> list[TaskSummary]:
     """The base itself, a noisy quant, and a broken one."""
-    base, near = make_pair(1, n=400, noise=0.0)
-    _, noisy = make_pair(1, n=400, noise=0.5)
-    _, broken = make_pair(1, n=400, noise=0.3, shift=-1.0)
-    quants = (near, noisy, broken)
-    return correct_over_quants(
-        [summarise_task(base, quant, 0.02, rule="tokens", template="question") for quant in quants]
-    )
-
-
-def view_of(found: list[TaskSummary], pooled: bool = False, **changes: Any) -> ResultsView:
-    content = document()
-    content["quants"] = content["quants"][: len(found)]
-    for entry, summary in zip(content["quants"], found, strict=True):
-        entry["texts"], entry["tasks"] = {}, {"arc|easy": plain(summary)}
-        entry["pooled"] = plain(summary) if pooled else None
-    content["tasks"] = {"arc|easy": FACTS | changes}
-    content["null_control"] = {"texts": {}, "tasks": {"arc|easy": {"drops": 0, "leapfrogs": 0}}}
-    return parse_results(content)
+    base, near = make_pair(1, n=400, noise=0.0, n_groups=n_groups)
+    _, noisy = make_pair(1, n=400, noise=0.5, n_groups=n_groups)
+    _, broken = make_pair(1, n=400, noise=0.3, shift=-1.0, n_groups=n_groups)
+    pairs = [(base, quant) for quant in (near, noisy, broken)]
+    table = table_of_changes(pairs, item_design(base.groups, UNGROUPED))
+    found = [summarise_task(*pair, 0.02, rule="tokens", template="question") for pair in pairs]
+    return correct_over_quants(found, judge({TASK: table}, 0.02).first)
 
 
 FOUND = summaries()
 
 
+def cohort_of(found: Sequence[TaskSummary], pooled: bool = False, **changes: Any) -> Cohort:
+    """Quants with answers to one task, and to no text."""
+    results = fake_results(
+        (), tasks={TASK: list(found)}, facts={TASK: replace(FACTS, **changes)}, n_quants=len(found),
+        pooled=list(found) if pooled else None,
+    )  # fmt: skip
+    return as_cohort(results)
+
+
+def rows_of(cohort: Cohort, task: str = TASK) -> list[dict[str, str]]:
+    table = task_table(cohort, task, NAMES)
+    return [{column.title: cell.text for column, cell in zip(table.columns, row, strict=True)} for row in table.rows]
+
+
 def test_the_cells_are_the_summaries_numbers() -> None:
-    base, near, noisy, broken = task_rows(view_of(FOUND), "arc|easy")
-    assert base[0] == "Qwen3-4B-BF16 (base)" and base[2] == format_share(FOUND[0].acc_base) and set(base[3:]) == {""}
-    assert near[3] == "+0.00 [-0.95, +0.95]" and near[4:6] == ["0", "0"] and near[8] == "n/a"
-    assert near[7].startswith("0 [0, 0.9")
+    base, near, noisy, broken = rows_of(cohort_of(FOUND))
+    assert base["Quant"] == "BF16 (base)" and base["Accuracy"] == share_cell(FOUND[0].acc_base).text
+    assert {base[title] for title in ("Net change", "Drops", "Verdict")} == {""}
+    assert near["Net change"] == "+0.0 [-1.3, +1.3]" and (near["Drops"], near["Leapfrogs"]) == ("0", "0")
+    assert near["Direction index"] == "n/a" and near["Volume"].startswith("0 [0, 0.9")
     for cells, summary in ((noisy, FOUND[1]), (broken, FOUND[2])):
-        assert cells[3] == format_interval(summary.net, 100)
-        assert cells[4:7] == [str(n) for n in (summary.drops, summary.leapfrogs, summary.wrong_to_other_wrong)]
-        assert float(cells[8]) == pytest.approx(summary.direction_index, abs=0.005)
-        assert cells[-1] == summary.verdict
-    assert broken[-1] == "worse"
-
-
-@pytest.mark.parametrize(
-    ("estimate", "expected"),
-    [
-        (Estimate(-0.0133, 0.01, -0.031, 0.0044, 0.95, 300, 300, "fraction"), "-1.33 [-3.10, +0.44]"),
-        (Estimate(0.01, None, None, None, 0.95, 1, 1, "fraction"), "+1.00 [n/a]"),
-        (Estimate(None, None, None, None, 0.95, 0, 0, "fraction"), "n/a"),
-    ],
-)
-def test_changes_are_shown_with_their_interval(estimate: Estimate, expected: str) -> None:
-    assert format_interval(estimate, 100) == expected
+        assert cells["Net change"] == format_net(summary.net, 0.02)
+        counts = [cells[title] for title in ("Drops", "Leapfrogs", "Wrong to other wrong")]
+        assert counts == [str(n) for n in (summary.drops, summary.leapfrogs, summary.wrong_to_other_wrong)]
+        assert float(cells["Direction index"]) == pytest.approx(summary.direction_index, abs=0.005)
+        assert cells["Verdict"].endswith(str(summary.verdict))
+    assert broken["Verdict"] == "▼ worse"
 
 
 def test_a_share_without_error_shows_its_interval() -> None:
-    assert format_share(Estimate(0.0, 0.0, 0.0, 0.0602, 0.95, 60, 18, "fraction")) == "0 [0, 6.02]"
-    assert format_share(Estimate(0.25, 0.02, 0.2, 0.3, 0.95, 60, 18, "fraction")) == "25.0 ± 2.0"
+    assert share_cell(Estimate(0.0, 0.0, 0.0, 0.0602, 0.95, 60, 18, "fraction")).text == "0 [0, 6.02]"
+    assert share_cell(Estimate(0.25, 0.02, 0.2, 0.3, 0.95, 60, 18, "fraction")).text == "25.0 ± 2.0"
+    assert share_cell(None).text == "n/a"
 
 
 def test_columns_without_numbers_are_left_out() -> None:
-    titles = lambda view: [str(c.header) for c in terminal_task_table(view, "arc|easy", None).columns]  # noqa: E731
-    with_kld = titles(view_of(FOUND))
-    assert "KLD" in with_kld and "Acc norm %" not in with_kld and "GB" in with_kld
-    norm = [replace(FOUND[0], acc_norm=FOUND[0].acc, acc_norm_base=FOUND[0].acc)]
-    assert "Acc norm %" in titles(view_of(norm))
-    nothing = Estimate(None, None, None, None, 0.95, 0, 0, "nats")
-    bare = [replace(FOUND[0], kld_mean=nothing, margin_shift=nothing)]
-    assert {"KLD", "Margin shift, nats"}.isdisjoint(titles(view_of(bare)))
+    def titles(found: Sequence[TaskSummary]) -> set[str]:
+        return {column.title for column in task_table(cohort_of(found), TASK).columns}
+
+    full = titles(FOUND)
+    assert "Mean KLD" in full and "Acc norm" not in full and "Size" in full
+    assert "Acc norm" in titles([replace(FOUND[0], acc_norm=FOUND[0].acc, acc_norm_base=FOUND[0].acc)])
+    nothing = Estimate(None, unit="nats")
+    assert {"Mean KLD", "Margin shift"}.isdisjoint(titles([replace(FOUND[0], kld_mean=nothing, margin_shift=None)]))
+
+
+def test_accuracy_alone_makes_a_table() -> None:
+    """Answers of a quant without its base's: nothing can be said about direction."""
+    alone = [TaskSummary(rule="acc", acc=FOUND[0].acc, n_items=400)]
+    cohort = cohort_of(alone)
+    base, quant = rows_of(cohort)
+    assert set(quant) == {"Quant", "Size", "Accuracy", "Items"} and base["Accuracy"] == ""
+    assert verdict_lines(cohort) == [] and highlights(cohort) == []
+    assert results_markdown(cohort).count("| Qwen3") == 2
+    assert next(csv.DictReader(io.StringIO(tasks_csv(cohort))))["net"] == ""
+    assert list(describe_run(cohort, details=True))
 
 
 def test_a_narrow_terminal_keeps_change_and_verdict() -> None:
     out = io.StringIO()
-    Console(file=out, width=80).print(terminal_task_table(view_of(FOUND), "arc|easy", 80))
-    lines = out.getvalue().splitlines()
-    assert "Change, points" in lines[1] and lines[1].rstrip().endswith("Verdict") and "KLD" not in lines[1]
-    assert max(map(len, lines)) <= 80
+    for table in terminal_tables(task_table(cohort_of(FOUND), TASK, NAMES), 60):
+        Console(file=out, width=60).print(table)
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert "Net change" in lines[0] and lines[1].endswith("Verdict") and "KLD" not in lines[0]
+    assert max(map(len, lines)) <= 60
 
 
 def test_notes_tell_cases_tokens_reach_and_every_verdict() -> None:
-    notes = "\n".join(task_notes(view_of(FOUND), "arc|easy"))
-    assert "400 questions, template question, rule tokens." in notes
-    assert "3 questions are left out" in notes and "2 with a choice that begins another" in notes
-    assert "1,000 tokens decoded per model; every choice by itself would be 3,450 (3.5 times as many)" in notes
-    assert "no answer changes" in notes
-    for summary in FOUND:
-        assert summary.sentence is not None and summary.sentence in notes
-    quiet = "\n".join(task_notes(view_of(FOUND, n_left_out=0, n_token_prefix=0), "arc|easy"))
-    assert "left out" not in quiet and "Odd questions" not in quiet
+    notes = "\n".join(task_notes(cohort_of(FOUND), TASK))
+    assert "400 questions, template question, rule tokens; 1,000 tokens decoded per model, 3.5 times fewer" in notes
+    assert "3 questions are left out" in notes and "Unusual questions: 2 with a choice that begins another." in notes
+    assert all(f"{summary.sentence}." in notes for summary in FOUND)
+    quiet = "\n".join(task_notes(cohort_of(FOUND, n_left_out=0, n_token_prefix=0, n_tokens_decoded=0), TASK))
+    assert "left out" not in quiet and "Unusual" not in quiet and "decoded" not in quiet
+    invalid = cohort_of([replace(FOUND[0], n_invalid=2, n_ties=4)])
+    assert "Q8_0: 2 questions of arc|easy are left out" in warnings(invalid, NAMES)[0]
+    assert "Up to 4 questions have two best choices" in " ".join(task_notes(invalid, TASK))
+    assert "a margin of 2 points, fixed beforehand" in " ".join(reading_notes(cohort_of(FOUND)))
 
 
-def test_an_equivalent_quant_shows_the_interval_that_decided() -> None:
-    inner = FOUND[0].net_for_equivalence
-    assert FOUND[0].verdict == "equivalent" and inner.high is not None and inner.high < 0.02
-    assert f"90% interval [{100 * (inner.low or 0):+.2f}, {100 * inner.high:+.2f}]" in (FOUND[0].sentence or "")
+def test_the_null_control_of_a_task_says_over_how_many_rows() -> None:
+    cohort = cohort_of(FOUND)
+    null = {"drops": 0, "leapfrogs": 0, "n_rows": 1200}
+    quiet = replace(cohort, null_control=NullControl(tasks={TASK: NullTask(**null)}))
+    assert null_sentences(quiet) == [
+        "Null control: the base against its own capture changes no answer of arc|easy (1,200 rows compared)."
+    ]
+    loud = replace(cohort, null_control=NullControl(tasks={TASK: NullTask(**null | {"drops": 2})}))
+    assert "changes 2 answers of arc|easy (1,200 rows compared); that many" in null_sentences(loud)[0]
 
 
-def test_markdown_has_a_section_per_task_and_pooled() -> None:
-    text = markdown(view_of(FOUND, pooled=True))
-    assert "## Task: arc\\|easy" in text and f"## Task: {POOLED}" in text
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (-0.0098, 0.004, "-0.29 [-0.98, +0.40]"),  # one decimal would show -1.0, which is not inside the margin
+        (-0.031, -0.0004, "-1.57 [-3.10, -0.04]"),  # nor is -0.0 below 0
+        (-0.031, 0.0044, "-1.3 [-3.1, +0.4]"),
+    ],
+)
+def test_a_net_change_is_shown_on_the_side_where_it_was_judged(low: float, high: float, shown: str) -> None:
+    net = Estimate((low + high) / 2, 0.01, low, high, 0.95, 300, 300, "fraction")
+    assert format_net(net, 0.01) == shown
+    assert format_net(net, None) == format_interval(net, 100)
+    assert format_net(None, 0.01) == "n/a"
+
+
+def test_markdown_has_the_pool_before_the_tasks() -> None:
+    text = results_markdown(cohort_of(FOUND, pooled=True))
+    assert text.index(f"## Task: {POOLED}") < text.index("## Task: arc\\|easy")
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == 2 * (2 + 1 + len(FOUND))
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
-    assert "±2 points, fixed beforehand" in text
 
 
-def test_csv_has_one_line_per_quant_and_task() -> None:
-    rows = list(csv.DictReader(io.StringIO(csv_tasks(view_of(FOUND)))))
-    assert [row["task"] for row in rows] == ["arc|easy"] * 3
-    for row, summary in zip(rows, FOUND, strict=True):
+def test_csv_has_one_line_per_quant_and_task_and_the_pool_last() -> None:
+    rows = list(csv.DictReader(io.StringIO(tasks_csv(cohort_of(FOUND, pooled=True)))))
+    assert [row["task"] for row in rows] == [TASK] * 3 + [POOLED] * 3
+    for row, summary in zip(rows, FOUND, strict=False):
+        assert summary.net is not None
         assert float(row["net"]) == summary.net.value and float(row["net_low"]) == summary.net.low
-        assert int(row["drops"]) == summary.drops and row["verdict"] == summary.verdict
+        assert int(row["drops"]) == (summary.drops or 0) and row["verdict"] == summary.verdict
         assert row["acc_norm"] == ""
+    assert tasks_csv(as_cohort(fake_results())) == "" == groups_csv(cohort_of(FOUND))
 
 
-def test_highlights_say_who_is_worse_and_what_cancels() -> None:
-    verdicts, hidden, *early = task_highlights(view_of(FOUND), "arc|easy")
-    names = [row[0].removeprefix("Qwen3-4B-") for row in task_rows(view_of(FOUND), "arc|easy")[1:]]
-    assert f"Worse than the base: {names[2]}." in verdicts
-    most = max(FOUND, key=lambda summary: min(summary.drops, summary.leapfrogs))
-    assert f"lost {most.drops} right answers and gained {most.leapfrogs}" in hidden
-    signs = [s for s in FOUND if s.verdict == "not separable" and (s.margin_shift_holm_p or 1.0) <= 0.05]
-    assert len(early) == bool(signs)
+def test_csv_of_groups_has_the_numbers_of_each_group() -> None:
+    found = summaries(n_groups=12)
+    rows = list(csv.DictReader(io.StringIO(groups_csv(cohort_of(found)))))
+    assert len(rows) == 3 * 12 and {row["task"] for row in rows} == {TASK}
+    last, entry = rows[-1], found[-1].by_group["g11"]
+    assert (last["group"], int(last["drops"]), float(last["acc"])) == ("g11", entry.drops, entry.acc)
+    assert entry.net is not None and float(last["net_high"]) == entry.net.high
+
+
+def test_single_tasks_stand_side_by_side_behind_the_pool() -> None:
+    cohort = cohort_of(FOUND, pooled=True)
+    assert task_names(cohort) == (POOLED, TASK) and task_names(cohort_of(FOUND)) == (TASK,)
+    table = overview_table(cohort, NAMES)
+    assert [column.title for column in table.columns] == ["Quant", TASK]
+    assert [row[1].text[0] for row in table.rows] == ["■", "○", "▼"]
+    words = "\n".join(part for part in describe_run(cohort) if isinstance(part, str))
+    assert f"{POOLED}: answers" in words and f"{TASK}: answers" not in words
+
+
+def test_verdicts_are_one_line_each_and_the_recommended_one_is_first() -> None:
+    title, *lines = verdict_lines(cohort_of(FOUND, pooled=True))
+    assert title == "Verdicts over 400 questions, margin ±2 points:"
+    assert lines[0] == "  ■ Q8_0        equivalent: take this one, the smallest shown to lose no more than 2 points"
+    assert lines[1].startswith("  ○ Q6_K        not separable; about ")
+    assert lines[1].endswith(" more questions would settle it")
+    assert lines[2].startswith("  ▼ UD-Q5_K_XL  worse by ") and len(lines) == 3
+    assert verdict_lines(as_cohort(fake_results())) == []
+
+
+def test_highlights_say_what_cancels_and_what_moved() -> None:
+    found = " ".join(highlights(cohort_of(FOUND), NAMES))
+    most = max(FOUND, key=lambda summary: min(summary.drops or 0, summary.leapfrogs or 0))
+    assert f"lost {most.drops} right answers and gained {most.leapfrogs}." in found
     still = replace(FOUND[1], verdict="not separable", margin_shift_holm_p=0.2)
-    assert not any("Margins" in sentence for sentence in task_highlights(view_of([still]), "arc|easy"))
+    assert not any("Margins" in sentence for sentence in highlights(cohort_of([still])))
     moved = replace(FOUND[1], verdict="not separable", margin_shift_holm_p=0.001)
-    assert "Margins moved before answers did" in task_highlights(view_of([moved]), "arc|easy")[-1]
-    assert task_highlights(view_of(FOUND), "none") == []
+    assert any("Margins on arc|easy moved" in sentence for sentence in highlights(cohort_of([moved])))
+
+
+def test_quants_that_lack_a_task_are_in_no_table_of_it() -> None:
+    results = fake_results((), tasks={TASK: list(FOUND)}, n_quants=3)
+    partly = replace(results, quants=(replace(results.quants[0], tasks={}), *results.quants[1:]))
+    assert [quant.name for quant, _ in answered(as_cohort(partly), TASK)] == ["Qwen3-4B-Q6_K", "Qwen3-4B-UD-Q5_K_XL"]
+    assert overview_table(as_cohort(partly), WHOLE).rows[0][1].text == "n/a"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run with invalid items on both sides, and without the text of its questions."""
+    quants = ladder(3)
+    return write_fake_run(tmp_path / "fake.run", FakeRun(quants, tasks={"arc": 60}, n_invalid=2, n_invalid_base=1))
+
+
+def test_flips_of_a_run_with_invalid_items_and_without_questions(run: Path) -> None:
+    cohort = read_cohort([run])
+    quant = find_quant(cohort, cohort.quants[-1].name)
+    [found] = find_flips(cohort, quant)
+    summary = quant.tasks["arc"]
+    kinds = [flip.item.kind for flip in found.flips]
+    assert (found.n_items, found.n_invalid) == (57, 3) == (summary.n_items, summary.n_invalid)
+    assert (kinds.count("drop"), kinds.count("leapfrog")) == (summary.drops, summary.leapfrogs)
+    assert count_kinds(found).startswith(f"arc: {len(kinds)} of 57 answers changed") and "3 without" in count_kinds(
+        found
+    )
+    shifts = [abs(flip.item.margin_shift or 0) for flip in found.flips]
+    assert shifts == sorted(shifts, reverse=True) and found.flips[0].base_margin is not None
+    assert "choices by number: right" in format_flip(found.flips[0])
+    document = found.to_dict(limit=1)
+    assert document["n_changed"] == len(kinds) and len(document["items"]) == 1  # type: ignore[arg-type]
+    [group] = find_flips(cohort, quant, "arc", "subject-3")
+    assert group.n_items + group.n_invalid == 3 and {flip.item.group for flip in group.flips} <= {"subject-3"}
+
+
+def test_flips_show_the_text_where_the_run_kept_it(run: Path) -> None:
+    lines = [
+        f'{{"id": "arc-{i}", "prompt": "What is\\nnumber {i}?", "choices": ["a", "b", "c", "d"], "answer": 0}}\n'
+        for i in range(60)
+    ]
+    write_text(run / "tasks" / "arc.jsonl", "".join(lines))
+    cohort = read_cohort([run])
+    [found] = find_flips(cohort, cohort.quants[-1])
+    first = format_flip(found.flips[0]).splitlines()
+    assert first[1:3] == ["    What is", f"    number {found.flips[0].item.id.removeprefix('arc-')}?"]
+    assert [line.split("|")[1].strip() for line in first[3:]] == ["a", "b", "c", "d"]
+
+
+def test_flips_refuse_what_is_not_there(run: Path) -> None:
+    cohort = read_cohort([run])
+    quant = cohort.quants[0]
+    with pytest.raises(InputError, match="there is no quant 'Q9'"):
+        find_quant(cohort, "Q9")
+    with pytest.raises(InputError, match=r"no task 'hella'.* it has arc"):
+        find_flips(cohort, quant, "hella")
+    with pytest.raises(InputError, match=r"no item of any task .* in a group 'law'"):
+        find_flips(cohort, quant, group="law")
+    (run / "items" / quant.name / "arc.csv").unlink()
+    with pytest.raises(InputError, match=r"arc\.csv does not exist.*kept only the counts"):
+        find_flips(cohort, quant)
+
+
+def test_plans_are_a_table_and_words() -> None:
+    plans = [plan(n, 0.05) for n in (50, 1000)]
+    hopeless, possible = plan_table(plans).rows
+    assert hopeless[2].text == "never" or float(hopeless[2].text) > float(possible[2].text)
+    assert possible[3].text == f"{plans[1].n_to_detect:,}"
+    assert f"takes {plans[1].n_to_detect:,} questions" in " ".join(describe_plan(plans[1]))

@@ -11,7 +11,11 @@ from fake_run import FakeRun, ladder, write_fake_run
 
 from quantprobe.errors import FileFormatError, InputError, MismatchError
 from quantprobe.names import safe_name
+from quantprobe.report.notes import differences
 from quantprobe.run.cohort import read_cohort
+from quantprobe.run.folder import RunFolder
+from quantprobe.run.results import read_results, write_results
+from quantprobe.stats.estimates import Estimate
 
 
 @pytest.fixture(scope="module")
@@ -27,39 +31,58 @@ def _edited(run: Path, folder: Path, edit) -> Path:
     return folder
 
 
+def test_runs_that_differ_in_what_moves_no_logit_are_one_cohort_and_say_so(run: Path, tmp_path: Path) -> None:
+    def edit(results) -> None:
+        results["settings"] |= {"n_threads": 7, "quantprobe_version": "9.9", "equivalence_margin": 0.02}
+
+    cohort = read_cohort([run, _edited(run, tmp_path / "other", edit)])
+    assert [each.moves_logits for each in cohort.differences] == [False] * 3
+    [note] = differences(cohort)
+    assert "n_threads is not set and 7" in note and "move no logit" in note
+    assert differences(read_cohort([run])) == []
+
+
 def test_values_arrive(run: Path) -> None:
     cohort = read_cohort([run])
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     entry, quant = results["quants"][1], cohort.quants[1]
     assert (quant.name, quant.size_bytes, cohort.base.name) == (entry["name"], entry["size_bytes"], "Fake-F16")
-    text = quant.texts["wiki"].values
-    assert text["kld_mean"].to_dict() == entry["texts"]["wiki"]["kld_mean"]
-    assert text["kld_p99"].value == entry["texts"]["wiki"]["kld_p99"]
-    assert text["kld_p99"].stderr is None
+    text = quant.texts["wiki"]
+    assert text.kld_mean.to_dict() == entry["texts"]["wiki"]["kld_mean"]
+    assert text.kld_p99 == entry["texts"]["wiki"]["kld_p99"]
     task = quant.tasks["arc"]
-    assert task.counts["drops"] == entry["tasks"]["arc"]["drops"]
+    assert task.drops == entry["tasks"]["arc"]["drops"]
     assert (task.rule, task.verdict) == ("tokens", entry["tasks"]["arc"]["verdict"])
     assert cohort.texts == ("wiki",)
     assert cohort.tasks == ("arc", "hella")
+
+
+def test_what_was_read_is_written_again_the_same(run: Path, tmp_path: Path) -> None:
+    write_results(read_results(run), RunFolder(tmp_path))
+    assert (tmp_path / "results.json").read_bytes() == (run / "results.json").read_bytes()
 
 
 def test_items_and_rows_agree_with_results(run: Path) -> None:
     cohort = read_cohort([run])
     for quant in cohort.quants:
         items = cohort.items(quant.name, "arc")
-        assert items.n_items == 80
-        assert items.quant_correct.mean() == pytest.approx(quant.tasks["arc"].values["acc"].value)
-        assert int((items.base_correct & ~items.quant_correct).sum()) == quant.tasks["arc"].counts["drops"]
-        assert items.kld.mean() == pytest.approx(quant.tasks["arc"].values["kld_mean"].value)
-        assert set(items.n_choices()) == {4}
-        margins = [
-            max(row[:gold] + row[gold + 1 :]) for row, gold in zip(items.logprobs("quant"), items.gold, strict=True)
-        ]
-        golds = [row[gold] for row, gold in zip(items.logprobs("quant"), items.gold, strict=True)]
-        np.testing.assert_allclose(np.subtract(golds, margins), items.quant_margin, atol=1e-5)
+        assert items.base.n_items == 80 and items.valid.all()
+        assert items.quant.correct.mean() == pytest.approx(quant.tasks["arc"].acc.value)
+        assert int((items.base.correct & ~items.quant.correct).sum()) == quant.tasks["arc"].drops
+        assert items.quant.kld.mean() == pytest.approx(quant.tasks["arc"].kld_mean.value)
+        assert items.base.kld is None and set(items.quant.n_choices) == {4}
         rows = cohort.rows(quant.name, "wiki")
-        assert rows["kld"].mean() == pytest.approx(quant.texts["wiki"].values["kld_mean"].value)
+        assert rows["kld"].mean() == pytest.approx(quant.texts["wiki"].kld_mean.value)
         assert rows["windows"][-1] == 7
+
+
+def test_an_invalid_item_is_in_no_count(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path, FakeRun(quants=ladder(1), n_invalid=2, n_invalid_base=1))
+    cohort = read_cohort([run])
+    items, task = cohort.items("Q8_0", "arc"), cohort.quant("Q8_0").tasks["arc"]
+    assert (~items.quant.valid).sum() == 2 and (~items.base.valid).sum() == 1
+    assert (task.n_items, task.n_invalid, int(items.valid.sum())) == (77, 3, 77)
+    assert items.quant.correct[items.valid].mean() == pytest.approx(task.acc.value)
 
 
 def test_runs_merge_by_sha256(run: Path, tmp_path: Path) -> None:
@@ -69,8 +92,7 @@ def test_runs_merge_by_sha256(run: Path, tmp_path: Path) -> None:
     same = _edited(run, tmp_path / "c", lambda r: r["quants"][0].update(texts={}, name="other name"))
     merged = read_cohort([same, run])
     assert [quant.name for quant in merged.quants] == ["other name", "Q6_K", "Q5_K_M"]
-    assert merged.quants[0].texts["wiki"].run == run
-    assert merged.quants[0].tasks["arc"].run == same
+    assert merged.items_files["other name", "arc"] == RunFolder(same).items("other name", "arc")
     assert merged.rows("other name", "wiki")["kld"].shape == (256,)
 
 
@@ -78,6 +100,12 @@ def test_differences_are_refused_by_name(run: Path, tmp_path: Path) -> None:
     base = _edited(run, tmp_path / "base", lambda r: r["base"].update(sha256="c" * 64))
     with pytest.raises(MismatchError, match=r"different bases.*bbbb.*cccc"):
         read_cohort([run, base])
+    strangers = [
+        _edited(run, tmp_path / name, lambda r, name=name: r["base"].update(sha256="", name=name))
+        for name in ("A", "B")
+    ]
+    with pytest.raises(MismatchError, match=r"different bases, A \(\) and B \(\).*--like"):
+        read_cohort(strangers)
     ctx = _edited(run, tmp_path / "ctx", lambda r: r["settings"].update(n_ctx=2048))
     with pytest.raises(MismatchError, match="n_ctx is 512 and 2048"):
         read_cohort([run, ctx])
@@ -93,22 +121,23 @@ def test_differences_are_refused_by_name(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda r: r.pop("quants"), "quants is missing"),
+        (lambda r: r.pop("quants"), "missing required field `quants`"),
         (lambda r: r.update(format_version=9), "format_version is 9, expected 1"),
-        (lambda r: r["quants"][1].pop("sha256"), r"quants\[1\]\.sha256 is missing"),
-        (lambda r: r["quants"][1].update(size_bytes="big"), r"quants\[1\]\.size_bytes is 'big', expected a finite"),
+        (lambda r: r["quants"][1].pop("name"), r"missing required field `name` - at `\$\.quants\[1\]`"),
+        (lambda r: r["quants"][1].update(size_bytes="big"), r"got `str` - at `\$\.quants\[1\]\.size_bytes`"),
         (
             lambda r: r["quants"][0]["texts"]["wiki"].update(kld_p99="0.1"),
-            r"quants\[0\]\.texts\.wiki\.kld_p99 is '0.1'",
+            r"quants\[0\]\.texts\.wiki: Expected `float \| null`, got `str` - at `\$\.kld_p99`",
         ),
+        (lambda r: r["quants"][0]["texts"]["wiki"]["kld_mean"].update(value=float("nan")), "NaN is no JSON"),
         (
-            lambda r: r["quants"][0]["texts"]["wiki"]["kld_mean"].update(value=float("nan")),
-            r"wiki\.kld_mean\.value is nan",
+            lambda r: r["quants"][0]["texts"]["wiki"].update(kld_mean={}),
+            r"texts\.wiki: .*field `value` - at .*kld_mean",
         ),
-        (lambda r: r["quants"][0]["texts"]["wiki"].update(kld_mean={}), r"wiki\.kld_mean\.value is missing"),
-        (lambda r: r["quants"][2]["tasks"]["arc"].update(drops=-1), r"tasks\.arc\.drops is -1, expected a count"),
-        (lambda r: r["quants"][2]["tasks"]["arc"].pop("acc"), r"tasks\.arc\.acc is missing"),
-        (lambda r: r.update(settings=[1]), "settings is list, expected an object"),
+        (lambda r: r["quants"][2]["tasks"]["arc"].update(drops=0.5), r"quants\[2\]\.tasks\.arc: .* at `\$\.drops`"),
+        (lambda r: r["quants"][2]["tasks"]["arc"].pop("acc"), r"tasks\.arc: .*missing required field `acc`"),
+        (lambda r: r["null_control"]["texts"]["wiki"].pop("kld_mean"), r"null_control\.texts\.wiki: .*`kld_mean`"),
+        (lambda r: r.update(settings=[1]), r"Expected `object`, got `array` - at `\$\.settings`"),
         (lambda r: r["quants"][0].update(files={"tasks": {"arc": "../../secret.csv"}}), "inside the run's folder"),
     ],
 )
@@ -119,12 +148,14 @@ def test_damage_is_named(run: Path, tmp_path: Path, edit, message: str) -> None:
 
 def test_null_stays_none_and_strangers_are_left_alone(run: Path, tmp_path: Path) -> None:
     def edit(results) -> None:
-        results["quants"][0]["texts"]["wiki"].update(kld_mean=None, remarks="odd", groups={"a": 1})
+        results["quants"][0]["texts"]["wiki"].update(kld_mean=None, kld_max=None, groups={"a": 1})
+        results["quants"][0]["tasks"]["arc"].update(net=None, acc=0.5, margin={"value": 0.02})
+        results["remarks"] = "odd"
 
-    values = read_cohort([_edited(run, tmp_path / "null", edit)]).quants[0].texts["wiki"].values
-    assert values["kld_mean"].value is None
-    assert "remarks" not in values
-    assert "groups" not in values
+    quant = read_cohort([_edited(run, tmp_path / "null", edit)]).quants[0]
+    assert quant.texts["wiki"].kld_mean == Estimate(None) and quant.texts["wiki"].kld_max is None
+    assert quant.tasks["arc"].net is None and quant.tasks["arc"].acc == Estimate(0.5)
+    assert quant.tasks["arc"].margin == 0.02
 
 
 def test_damaged_files(run: Path, tmp_path: Path) -> None:
@@ -132,16 +163,16 @@ def test_damaged_files(run: Path, tmp_path: Path) -> None:
     items = tmp_path / "r" / "items" / "Q8_0" / "arc.csv"
     text = items.read_text(encoding="utf-8").splitlines()
     for lines, message in [
-        ([text[0], text[1], text[1]], r"arc\.csv:3: the id 'arc-0' occurs twice"),
-        ([text[0], text[1][:20]], r"arc\.csv:2: \d+ values, expected 15"),
-        ([text[0].replace("kld", "x")], "columns kld are missing"),
-        ([text[0], text[1].replace("subject-0,", "subject-0,x", 1)], r"arc\.csv:2: gold is 'x\d', expected a whole"),
+        ([text[0], text[1], text[1]], r"arc\.csv, line 3: the id 'arc-0' is already on line 2"),
+        ([text[0], text[1][:20]], r"arc\.csv, line 2: \d+ cells where the header has 15"),
+        ([text[0].replace("kld", "x")], "no column 'kld'"),
+        ([text[0], text[1].replace("subject-0,", "subject-0,x", 1)], r"arc\.csv, line 2: gold is 'x\d'; a whole"),
     ]:
         items.write_text("\n".join(lines) + "\n", encoding="utf-8")
         with pytest.raises(FileFormatError, match=message):
             cohort.items("Q8_0", "arc")
     items.unlink()
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match=r"cannot read .*a results.json alone has no items"):
         cohort.items("Q8_0", "arc")
     rows = tmp_path / "r" / "rows" / "Q8_0" / "wiki.npz"
     rows.write_bytes(rows.read_bytes()[:500])

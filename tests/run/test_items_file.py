@@ -68,7 +68,9 @@ def test_other_programs_may_write_less(tmp_path: Path) -> None:
     path.write_text(
         "\ufeffnote," + ",".join(COLUMNS) + "\r\nx,a,,,,,1,0,,,,,,,,\r\ny,b,,2,1,3,0,0,,,,,,,,\r\n", encoding="utf-8"
     )
-    found = measure_direction(*vars(read_items(path)).values())
+    pair = read_items(path)
+    assert pair.sample is None
+    found = measure_direction(pair.base, pair.quant)
     assert (found.drops, found.leapfrogs, found.wrong_to_other_wrong, found.n_shift) == (1, 0, 1, 0)
 
 

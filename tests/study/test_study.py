@@ -12,7 +12,7 @@ import pytest
 from fake_run import FakeQuant, FakeRun, ladder, write_fake_run
 from scipy import stats
 
-from quantprobe.run.cohort import read_cohort
+from quantprobe.run.cohort import Cohort, read_cohort
 from quantprobe.study.fidelity import fidelity_variables
 from quantprobe.study.findings import Findings, study_cohort
 from quantprobe.study.panel import read_panel
@@ -25,7 +25,10 @@ def _study(*runs: Path, **how) -> Findings:
     findings = study_cohort(read_cohort(runs), **{"margin": 0.02, **FEW, **how})
     text = json.dumps(findings.to_dict(), allow_nan=False)
     assert "nan" not in text.lower().replace("finance", "")
-    assert not any("nan" in sentence.split() or "None" in sentence for sentence in findings.sentences)
+    for sentence in findings.sentences:
+        for line in (sentence.headline, *sentence.details):
+            assert "nan" not in line.split()
+            assert "None" not in line
     return findings
 
 
@@ -54,13 +57,24 @@ def test_whole_study(run: Path) -> None:
     findings = _study(run)
     cohort = read_cohort([run])
     full = findings.zones[0].full
-    kld = [np.mean([q.texts[t].values["kld_mean"].value for t in ("wiki", "code")]) for q in cohort.quants]
-    acc = [np.mean([q.tasks[t].values["acc"].value for t in ("arc", "hella")]) for q in cohort.quants]
-    assert full.value == pytest.approx(stats.spearmanr(kld, acc).statistic, abs=1e-9)
-    assert [zone.kind for zone in findings.zones] == ["margin", "noise"]
-    assert findings.sentences[0].startswith("Over all quants, kld_mean on all texts against accuracy pooled")
-    assert f"n = {full.n}" in findings.sentences[0]
-    assert sum("Silent zone by" in sentence for sentence in findings.sentences) == 2
+    kld = [np.mean([q.texts[t].kld_mean.value for t in ("wiki", "code")]) for q in cohort.quants]
+    acc = [np.mean([q.tasks[t].acc.value for t in ("arc", "hella")]) for q in cohort.quants]
+    # ranks within the families, IQ quants with an importance matrix and the others without
+    family = np.array([quant.imatrix is None for quant in cohort.quants])
+    ranks = np.zeros((2, len(kld)))
+    for part in (family, ~family):
+        ranks[:, part] = [stats.rankdata(np.array(side)[part]) - (part.sum() + 1) / 2 for side in (kld, acc)]
+    assert full.value == pytest.approx(stats.pearsonr(*ranks).statistic, abs=1e-9)
+    assert findings.families == ("no imatrix", "imatrix")
+    assert [zone.kind for zone in findings.zones] == ["kld"]
+    assert [sentence.kind for sentence in findings.sentences][:3] == ["zone", "full", "volume"]
+    assert f"n = {full.n}" in " ".join(findings.sentences[1].details)
+    law = findings.zones[0].full_law
+    signed = _signed(cohort)
+    fit = np.polyfit(np.log(kld), 100 * signed.mean(1), 1)[0]
+    assert law.slope.value == pytest.approx(fit, rel=0.5)  # its weights favour the quants near the base
+    assert law.slope.low < law.slope.value < law.slope.high < 0
+    assert law.n_changed == (signed != 0).any(0).sum()
     measures = {(row.measure, row.source) for row in findings.correlations}
     for name in [
         "kld_mean",
@@ -93,19 +107,30 @@ def test_same_seed_same_findings(run: Path) -> None:
     assert first != other
 
 
-def test_chosen_zone_comes_first(run: Path) -> None:
-    findings = _study(run, zone=ZoneSpec("top", top=4))
-    assert [zone.kind for zone in findings.zones] == ["top", "margin", "noise"]
-    assert len(findings.zones[0].members) >= 4
-    assert "the 4 most accurate quants" in " ".join(findings.sentences)
+def test_chosen_zone(run: Path) -> None:
+    kld = [np.mean([q.texts[t].kld_mean.value for t in ("wiki", "code")]) for q in read_cohort([run]).quants]
+    findings = _study(run, zone=ZoneSpec.parse("kld:0.001-0.3"))
+    assert len(findings.zones[0].members) == sum(0.001 <= value <= 0.3 for value in kld)
+    assert "Zone: KLD 0.001 to 0.3 nats;" in findings.sentences[0].details[0]
+    crossed = _study(run, zone=ZoneSpec.parse("margin:5%"))
+    assert crossed.zones[0].kind == "margin"
+    zone = [row for row in crossed.correlations if row.subset == "zone"]
+    assert zone
+    assert all(row.correlation.p is None and not row.reading for row in zone)
+
+
+def _signed(cohort: Cohort) -> np.ndarray:
+    tables = [[cohort.items(quant.name, task) for task in cohort.tasks] for quant in cohort.quants]
+    parts = [[t.quant.correct.astype(float) - t.base.correct for t in row] for row in tables]
+    return np.array([np.concatenate(row) for row in parts])
 
 
 def test_derived_measures(run: Path) -> None:
     cohort = read_cohort([run])
     found = {(v.name, v.source): v.values for v in fidelity_variables(cohort)}
-    first = cohort.quants[0].texts["wiki"].values
-    assert found["ppl_ratio", "wiki"][0] == pytest.approx(math.exp(first["ln_ppl_ratio"].value))
-    assert found["delta_ppl", "wiki"][0] == pytest.approx(first["ppl"].value - first["ppl_base"].value)
+    first = cohort.quants[0].texts["wiki"]
+    assert found["ppl_ratio", "wiki"][0] == pytest.approx(math.exp(first.ln_ppl_ratio.value))
+    assert found["delta_ppl", "wiki"][0] == pytest.approx(first.ppl.value - first.ppl_base.value)
     np.testing.assert_allclose(
         found["kld_mean", "all texts"], (found["kld_mean", "wiki"] + found["kld_mean", "code"]) / 2
     )
@@ -138,26 +163,30 @@ def test_too_few_quants(tmp_path: Path, n_quants: int) -> None:
 
 def test_all_quants_equal(tmp_path: Path) -> None:
     findings = _study(write_fake_run(tmp_path / "r", FakeRun(quants=ladder(6, "null"))))
-    text = " ".join(findings.sentences)
-    assert "All quants have the same mean KLD" in text
-    assert "All 6 quants have the same accuracy on arc" in text
+    assert "are one and the same in every number and are counted once" in " ".join(findings.remarks)
+    assert len(findings.identical[0]) == 6
+    assert findings.zones[0].full.n == 1
     assert findings.ranking.n_separable == 0
     assert {quant.letters for quant in findings.ranking.quants} == {"a"}
 
 
-def test_twins_are_named(tmp_path: Path) -> None:
-    """Two files with the same tensors: one quant, counted twice."""
+def test_twins_are_counted_once(tmp_path: Path) -> None:
+    """Two files with the same tensors are one quant."""
+    names = [quant.name for quant in ladder(8)[1:3]]
 
     def copy_numbers(results: dict) -> None:
         first, second = results["quants"][1], results["quants"][2]
         second["texts"], second["tasks"] = first["texts"], first["tasks"]
 
     run = write_fake_run(tmp_path / "r", FakeRun(quants=ladder(8)))
-    assert "in every number" not in " ".join(_study(run).remarks)
+    assert _study(run).zones[0].full.n == 8
+    for folder in ("items", "rows"):
+        shutil.rmtree(run / folder / names[1])
+        shutil.copytree(run / folder / names[0], run / folder / names[1])
     findings = _study(_edit(run, copy_numbers))
-    [remark] = [remark for remark in findings.remarks if "in every number" in remark]
-    names = [quant.name for quant in ladder(8)[1:3]]
-    assert remark.startswith(", ".join(names)) and "counts one quant 2 times" in remark
+    assert findings.identical == (tuple(names),)
+    assert findings.zones[0].full.n == 7
+    assert f"{', '.join(names)} are one and the same in every number and are counted once." in findings.remarks
 
 
 def test_one_task_of_constant_accuracy(tmp_path: Path) -> None:
@@ -192,6 +221,9 @@ def test_no_files(tmp_path: Path) -> None:
     assert "No row file of wiki" in text
     assert "Groups, frontiers and the recommendation cannot be computed" in text
     assert findings.zones[0].full.value is not None
+    assert findings.zones[0].full.p is None
+    assert findings.zones[0].conclusion == "cannot be decided"
+    assert "no item files" in findings.zones[0].because
     assert "no item files" in findings.zones[0].acc_reliability.reason
     assert findings.item_level == findings.routers == ()
 

@@ -6,35 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_panel import simulate_panel
+from fake_panel import Cohort, alone, flat_then_fall, simulate_panel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from quantprobe.errors import InputError
 from quantprobe.stats.correlation import Resampling
 from quantprobe.stats.paired import compare_paired
-from quantprobe.study.correlations import accuracy_variables, correlation_table, direction_targets
-from quantprobe.study.decomposition import cross_task, decompose
-from quantprobe.study.fidelity import ALL_TASKS, Variable
+from quantprobe.study.fidelity import ALL_TASKS
 from quantprobe.study.groups import compact_letters, separable_pairs
 from quantprobe.study.item_level import item_level, route
 from quantprobe.study.panel import Panel, TaskAnswers, TaskScores
 from quantprobe.study.ranking import frontier_share, rank
-from quantprobe.study.zone import (
-    NOISE,
-    PREDICTS,
-    RANGE,
-    WEAKER,
-    ZoneSpec,
-    accuracy_reliability,
-    fidelity_reliability,
-    pool,
-    study_zone,
-    zone_members,
-)
 
 QUICK = Resampling(n_boot=100, n_perm=499)
 
@@ -46,145 +31,12 @@ def _scores(drops: list[list[float]], leapfrogs: list[list[float]], n: int = 100
     return TaskScores(names, base + (c - b) / n, base, base, b, c, np.full_like(b, n), np.full(len(b), 0.25))
 
 
-def test_zone_members_of_each_kind() -> None:
-    pooled = pool(_scores([[1, 4, 12, 30], [1, 0, 0, np.nan]], [[1, 2, 2, 0], [1, 0, 0, np.nan]]))
-    np.testing.assert_allclose(pooled.net[:3], [0, -0.01, -0.05])
-    np.testing.assert_allclose(pooled.volume[:3], [0.02, 0.03, 0.07])
-    np.testing.assert_allclose(pooled.direction_index[:3], [0, -1 / 3, -10 / 14])
-    assert zone_members(pooled, ZoneSpec("margin", margin=0.01)).tolist() == [True, True, False, False]
-    # 12 drops against 2 leapfrogs: p = 0.013
-    assert zone_members(pooled, ZoneSpec("noise")).tolist() == [True, True, False, False]
-    assert zone_members(pooled, ZoneSpec("noise", alpha=0.01)).tolist() == [True, True, True, False]
-    assert zone_members(pooled, ZoneSpec("top", top=1)).tolist() == [True, False, False, False]
-    assert zone_members(pooled, ZoneSpec("top", top=9)).tolist() == [True, True, True, False]
-    assert zone_members(pooled, ZoneSpec("band", low=0.44, high=0.495)).tolist() == [False, True, True, False]
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"kind": "near"},
-        {"kind": "top"},
-        {"kind": "band", "low": 0.5},
-        {"kind": "band", "low": 0.6, "high": 0.5},
-        {"margin": 0},
-    ],
-)
-def test_bad_zone_is_refused(bad: dict) -> None:
-    with pytest.raises(InputError):
-        ZoneSpec(**bad)
-
-
-def test_table_equals_scipy_and_adjusts_within_method_and_subset() -> None:
-    rng = np.random.default_rng(0)
-    measures = [Variable(f"m{i}", "wiki", -1, True, np.exp(rng.normal(size=20))) for i in range(3)]
-    targets = [Variable("acc", "t", 1, False, rng.normal(size=20))]
-    mask = np.arange(20) < 12
-    rows = correlation_table(measures, targets, {"full": np.ones(20, bool), "zone": mask}, QUICK)
-    assert len(rows) == 3 * 2 * 3
-    row = next(r for r in rows if (r.measure, r.subset, r.correlation.method) == ("m1", "zone", "pearson"))
-    assert row.scale == "ln"
-    expected = stats.pearsonr(np.log(measures[1].values[mask]), targets[0].values[mask]).statistic
-    assert row.correlation.value == pytest.approx(expected, abs=1e-9)
-    for subset in ("full", "zone"):
-        group = [r for r in rows if (r.subset, r.correlation.method) == (subset, "kendall")]
-        adjusted = stats.false_discovery_control([r.correlation.p for r in group])
-        np.testing.assert_allclose([r.p_adjusted for r in group], adjusted)
-
-
-def test_accuracy_variables() -> None:
-    scores = _scores([[10, 0], [0, 10]], [[0, 0], [0, 0]])
-    found = {v.name: v.values for v in accuracy_variables(scores) if v.source == ALL_TASKS}
-    np.testing.assert_allclose(found["pooled"], [0.45, 0.45])
-    np.testing.assert_allclose(found["normalised"], [(0.15 + 0.25) / 2 / 0.75] * 2)
-    unknown = replace(scores, chance=np.array([0.25, np.nan]))
-    assert "normalised" not in {v.name for v in accuracy_variables(unknown)}
-
-
-@pytest.mark.parametrize(("law", "predicts"), [("silent", False), ("everywhere", True)])
-def test_known_law_is_found(law: str, predicts: bool) -> None:
-    """The full claim (200 cohorts, at least 95 %) is measured by bench/study_simulation.py; 10 here."""
-    right = 0
-    for seed in range(10):
-        panel = simulate_panel(law, 1000 + seed, n_items=400)
-        zone = study_zone(panel, panel.fidelity[0], ZoneSpec("margin", margin=0.02), Resampling(50, 499, seed))
-        assert zone.full.p <= 0.05
-        assert zone.full.value < 0
-        right += (zone.conclusion == PREDICTS) == predicts
-    assert right >= 9  # below 9 of 10 in fewer than 1 of 40 runs if each is right with 97.5 %
-
-
-def test_a_law_that_noise_hides_is_not_called_absent() -> None:
-    conclusions = []
-    spec = ZoneSpec("margin", margin=0.02)
-    for seed in range(10):
-        panel = simulate_panel("hidden", seed)
-        conclusions.append(study_zone(panel, panel.fidelity[0], spec, Resampling(50, 499)).conclusion)
-    assert conclusions.count(WEAKER) <= 1
-    assert conclusions.count(NOISE) + conclusions.count(RANGE) + conclusions.count(PREDICTS) >= 9
-
-
-def test_a_broken_law_is_called_weaker() -> None:
-    """A zone in which accuracy is spread as widely as outside and has nothing to do with KLD."""
-    panel = simulate_panel("everywhere", 3)
-    kld = np.exp(np.linspace(-6, 0, 30))
-    acc = 0.6 - 0.01 * np.arange(30)
-    acc[:15] = 0.6 - 0.01 * np.random.default_rng(8).permutation(15)
-    scores = replace(panel.scores, acc=np.tile(acc, (3, 1)))
-    panel = replace(panel, scores=scores, fidelity=(Variable("kld_mean", "all texts", -1, True, kld),))
-    zone = study_zone(panel, panel.fidelity[0], ZoneSpec("top", top=15), QUICK)
-    assert zone.inside.p > 0.05
-    assert zone.expected < -0.6
-    assert zone.conclusion == WEAKER
-
-
-def test_reliability_needs_files() -> None:
-    panel = simulate_panel("everywhere", 1, n_quants=12, n_items=400)
-    every = np.arange(12)
-    assert accuracy_reliability(panel, every, QUICK).value > 0.9
-    assert fidelity_reliability(panel, every, QUICK).value > 0.9
-    bare = replace(panel, tasks=(), texts=())
-    assert "no item files" in accuracy_reliability(bare, every, QUICK).reason
-    assert "no row files" in fidelity_reliability(bare, every, QUICK).reason
-    part = replace(panel, tasks=panel.tasks[:2])
-    assert "not every task" in accuracy_reliability(part, every, QUICK).reason
-
-
-def test_decomposition_finds_volume_not_direction() -> None:
-    panel = simulate_panel("silent", 5)
-    members = zone_members(pool(panel.scores), ZoneSpec("margin", margin=0.02))
-    rows = {r.target: r.correlation for r in decompose(panel, {"zone": members}, QUICK) if r.target_source == ALL_TASKS}
-    assert rows["volume"].value > 0.5
-    assert rows["volume"].p < 0.05
-    assert abs(rows["net"].value) < 0.6
-    assert {v.name for v in direction_targets(panel.scores)} == {"volume", "net", "direction_index"}
-
-
-def test_cross_task_draws_the_zone_on_the_other_tasks() -> None:
-    """Two independent tasks: a zone drawn on their sum would tie them together (about -1 here); this one must not."""
-    rng = np.random.default_rng(0)
-    found = []
-    for _ in range(20):
-        shift = rng.normal(0, 10, (2, 60)).round()
-        scores = _scores(np.maximum(-shift, 0).tolist(), np.maximum(shift, 0).tolist(), 1000)
-        direction = tuple(Variable("net", f"t{i}", 1, False, shift[i] / 1000) for i in range(2))
-        panel = replace(simulate_panel("silent", 0, 60, 10, 2), scores=scores, direction=direction)
-        rows = cross_task(panel, ZoneSpec("margin", margin=0.005), Resampling(10, 19))
-        assert {(r.source, r.target_source) for r in rows} == {("t0", "all tasks but t0"), ("t1", "all tasks but t1")}
-        found += [r.correlation.value for r in rows if r.subset == "zone"]
-    assert np.mean(found) == pytest.approx(0, abs=0.08)
-    one = replace(
-        panel, scores=_scores([[1, 2, 3]], [[0, 0, 0]]), direction=(Variable("net", "t0", 1, False, np.arange(3.0)),)
-    )
-    assert cross_task(one, ZoneSpec(), QUICK) == ()
-
-
 def _answers(seed: int, n_quants: int = 3, n_items: int = 80) -> TaskAnswers:
     rng = np.random.default_rng(seed)
     kld = np.round(np.exp(rng.normal(0, 1, (n_quants, n_items))), 2)  # with ties
     base = np.broadcast_to(rng.random(n_items) < 0.6, kld.shape).copy()
     correct = base ^ (rng.random(kld.shape) < 0.1 * np.minimum(kld, 5))
-    return TaskAnswers(f"t{seed}", np.arange(n_quants), np.arange(n_items), base, correct, kld)
+    return TaskAnswers(f"t{seed}", np.arange(n_quants), alone(n_items), base, correct, kld)
 
 
 def _panel(*tasks: TaskAnswers, sizes: np.ndarray | None = None) -> Panel:
@@ -234,7 +86,7 @@ def test_item_level_interval_covers_when_items_are_shared() -> None:
         latent = rng.normal(size=150)
         kld = np.exp(latent + rng.normal(0, 0.3, (6, 150)))
         wrong = (latent + rng.normal(0, 2, 150) > 0.8) ^ (rng.random((6, 150)) < 0.05)
-        task = TaskAnswers("t", np.arange(6), np.arange(150), ~wrong, ~wrong, kld)
+        task = TaskAnswers("t", np.arange(6), alone(150), ~wrong, ~wrong, kld)
         row = next(
             r for r in item_level(_panel(task), np.ones(6, bool), 0.95) if (r.subset, r.outcome) == ("full", "fails")
         )
@@ -282,7 +134,7 @@ def test_router_interval_covers_a_coin() -> None:
     for _ in range(100):
         base = rng.random(200) < 0.5
         correct = base ^ (rng.random((6, 200)) < 0.1)
-        task = TaskAnswers("t", np.arange(6), np.arange(200), np.tile(base, (6, 1)), correct, rng.random((6, 200)))
+        task = TaskAnswers("t", np.arange(6), alone(200), np.tile(base, (6, 1)), correct, rng.random((6, 200)))
         row = route(_panel(task), np.ones(6, bool), 0.95)[0]
         covered += row.by_item.low <= 0.5 <= row.by_item.high
     assert 89 <= covered <= 100
@@ -333,7 +185,7 @@ def test_frontier() -> None:
 
 
 def test_ranking_of_a_known_cohort() -> None:
-    panel = simulate_panel("silent", 2, n_quants=10)
+    panel = simulate_panel(flat_then_fall, 2, Cohort(10, 1_000))
     ranking = rank(panel, 0.02, Resampling(n_boot=200))
     by_name = {quant.name: quant for quant in ranking.quants}
     assert (ranking.n_items, ranking.n_pairs) == (3000, 55)

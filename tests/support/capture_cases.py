@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from quantprobe.capture import BaseIdentity, Capture, CaptureWriter, HeadReference, Probe
+from quantprobe.capture import Capture, CaptureWriter, HeadReference, Probe
+from quantprobe.gguf.model import ModelIdentity
 from quantprobe.probes.items import ChoiceItem, TaskProbe
 from quantprobe.probes.text import TextProbe
 
 N_VOCAB = 300
-BASE = BaseIdentity("base", "somewhere/base.gguf", "a" * 64, 1234, 16.0, "F16", "llama", N_VOCAB, "b" * 64)
+BASE = ModelIdentity(
+    name="base", path="somewhere/base.gguf", sha256="a" * 64, size_bytes=1234, bpw=16.0, file_type="F16",
+    architecture="llama", n_vocab=N_VOCAB, tokenizer_sha256="b" * 64,
+)  # fmt: skip
 SETTINGS: dict[str, Any] = {"n_ctx": 16, "flash_attention": False, "devices": ["CPU"]}
 
 

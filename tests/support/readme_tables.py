@@ -1,4 +1,4 @@
-"""The README's tables as the program defines them. Run as a script it brings the README in step."""
+"""The tables of README and docs as the program defines them. Run as a script it brings the pages in step."""
 
 from __future__ import annotations
 
@@ -9,17 +9,27 @@ from pathlib import Path
 import click
 
 from quantprobe.cli.main import cli
-from quantprobe.metrics.quantities import TEXT_QUANTITIES, Quantity
-from quantprobe.metrics.rows import ROW_DTYPE
+from quantprobe.cli.shared.options import PROMPTING
+from quantprobe.metrics.quantities import ROW_QUANTITIES, TASK_QUANTITIES, TEXT_QUANTITIES, Quantity
+from quantprobe.probes.rules import RULES
+from quantprobe.settings import FACTS, SETTINGS
 
-README = Path(__file__).parents[2] / "README.md"
-
-FAMILIES = ("KL(base || quant) of a row", "change of a target's probability (quant - base)")
-"""Percentiles of one quantity share a line: how their meanings end."""
+CHECKOUT = Path(__file__).parents[2]
+README = CHECKOUT / "README.md"
+PAGES = [README, *sorted((CHECKOUT / "docs").glob("*.md"))]
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (titles, ["---"] * len(titles), *rows))
+
+
+def code(*words: str) -> str:
+    return ", ".join(f"`{word}`" for word in words)
+
+
+def escape(text: str) -> str:
+    """A pipe would end the table's cell."""
+    return text.replace("||", "‖").replace("|", "\\|")
 
 
 def leaf_commands(group: click.Group, prefix: str = "quantprobe") -> Iterator[tuple[str, click.Command]]:
@@ -38,53 +48,101 @@ def command_table() -> str:
     )
 
 
-def metric_table() -> str:
-    """Every number of `texts[NAME]`, percentiles of one quantity in one line."""
+def option_tables() -> str:
+    """Every command's own options; those of settings and prompts have tables of their own."""
+    parts = []
+    for name, command in leaf_commands(cli):
+        words = [each.metavar or str(each.name).upper() for each in command.params if isinstance(each, click.Argument)]
+        names = {each.name for each in options(command)}
+        taken = [what for what, group in (("settings", SETTINGS), ("prompts", PROMPTING)) if names & set(group)]
+        shown = [each for each in options(command) if each.name not in (*SETTINGS, *PROMPTING)]
+        parts += [f"### `{' '.join((name, *words))}`", command.get_short_help_str(200)]
+        parts += [option_rows(shown)] if shown else []
+        parts += [f"And the options of {' and '.join(taken)}."] if taken else []
+    return "\n\n".join(parts)
+
+
+def options(command: click.Command) -> list[click.Option]:
+    return [each for each in command.params if isinstance(each, click.Option) and not each.hidden]
+
+
+def option_rows(shown: Sequence[click.Option]) -> str:
+    return table(("option", "meaning"), [(code(*each.opts), escape(each.help or "")) for each in shown])
+
+
+def prompt_table() -> str:
+    return option_rows([each for each in options(cli.commands["sweep"]) if each.name in PROMPTING])
+
+
+def settings_table() -> str:
+    rows = [
+        (code(*each.flags), each.default_text or "none", "yes" if each.moves_logits else "no",
+         f"`{each.name}`", escape(each.help))
+        for each in SETTINGS.values()
+    ]  # fmt: skip
+    return table(("option", "default", "moves logits", "in `results.json`", "meaning"), rows)
+
+
+def fact_table() -> str:
+    rows = [(f"`{name}`", "yes" if moves else "no") for name, moves in FACTS.items()]
+    return table(("recorded beside the settings", "must be equal"), rows)
+
+
+def rule_table() -> str:
+    rows = [
+        (f"`{rule.name}`", rule.tokens.words, rule.divisor.words, "second" if rule.ties_to_last else "first",
+         rule.need.words, rule.help)
+        for rule in RULES.values()
+    ]  # fmt: skip
+    return table(("rule", "scored tokens", "divided by", "a tie goes to the", "for", "the same as"), rows)
+
+
+def quantity_table(quantities: Sequence[Quantity]) -> str:
+    """Every number of a text or task, percentiles of one row metric in one line."""
     rows: list[tuple[str, ...]] = []
     shown: set[str] = set()
-    for quantity in TEXT_QUANTITIES:
-        family = next((ending for ending in FAMILIES if quantity.meaning.endswith(ending)), None)
-        if family is None:
-            rows.append(metric_row(quantity))
-        elif family not in shown:
-            shown.add(family)
-            rows.append(family_row(family))
+    for quantity in quantities:
+        if quantity.how != "percentile":
+            rows.append((f"`{quantity.name}`", quantity.unit, quantity.better, escape(quantity.meaning)))
+        elif quantity.rows not in shown:
+            shown.add(quantity.rows)
+            family = [each for each in quantities if each.how == "percentile" and each.rows == quantity.rows]
+            meaning = f"smallest, percentiles (`p999` is 99.9 %) and largest of `{quantity.rows}` over the rows"
+            rows.append((code(*(each.name for each in family)), quantity.unit, quantity.better, meaning))
     return table(("in `results.json`", "unit", "better", "meaning"), rows)
 
 
-def metric_row(quantity: Quantity) -> tuple[str, ...]:
-    return f"`{quantity.name}`", quantity.unit, quantity.better, escape(quantity.meaning)
+def row_table() -> str:
+    rows = [(f"`{each.name}`", each.unit, each.better, escape(each.meaning)) for each in ROW_QUANTITIES]
+    return table(("array", "unit", "better", "formula"), rows)
 
 
-def family_row(ending: str) -> tuple[str, ...]:
-    members = [quantity for quantity in TEXT_QUANTITIES if quantity.meaning.endswith(ending)]
-    names = ", ".join(f"`{quantity.name}`" for quantity in members)
-    meaning = f"smallest, percentiles (`p999` is 99.9 %) and largest: {ending}"
-    return names, members[0].unit, members[0].better, escape(meaning)
+TABLES: dict[str, Callable[[], str]] = {
+    "commands": command_table,
+    "options": option_tables,
+    "settings": settings_table,
+    "prompts": prompt_table,
+    "recorded": fact_table,
+    "rules": rule_table,
+    "metrics": lambda: quantity_table(TEXT_QUANTITIES),
+    "task metrics": lambda: quantity_table(TASK_QUANTITIES),
+    "row fields": row_table,
+}
 
 
-def escape(text: str) -> str:
-    """A pipe would end the table's cell."""
-    return text.replace("||", "‖")
-
-
-def row_fields() -> str:
-    return ", ".join(f"`{name}`" for name in (*(ROW_DTYPE.names or ()), "windows"))
-
-
-TABLES: dict[str, Callable[[], str]] = {"commands": command_table, "metrics": metric_table, "row fields": row_fields}
+def places(name: str, text: str) -> list[re.Match[str]]:
+    """Where a page holds a table: between `<!-- NAME -->` and `<!-- end -->`."""
+    return list(re.finditer(rf"(<!-- {name} -->\n).*?(<!-- end -->)", text, re.DOTALL))
 
 
 def with_tables(text: str) -> str:
-    """`text` with what stands between `<!-- NAME -->` and `<!-- end -->` made anew."""
+    """A page with every table that it holds made anew."""
     for name, make in TABLES.items():
-        block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        places = list(block.finditer(text))
-        if len(places) != 1:
-            raise ValueError(f"README.md has not exactly one place for the {name}")
-        text = f"{text[: places[0].start()]}{places[0][1]}{make()}\n{places[0][2]}{text[places[0].end() :]}"
+        for place in reversed(places(name, text)):
+            text = f"{text[: place.start()]}{place[1]}{make()}\n{place[2]}{text[place.end() :]}"
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
+    for page in PAGES:
+        page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")

@@ -17,11 +17,15 @@ from quantprobe.cli.main import cli
 
 
 class Quiet:
-    """A `Progress` that keeps the notes and the labels of what was done."""
+    """A `Progress` that keeps the notes, the plans and the labels of what was done."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.labels: list[str] = []
+        self.plans: list[tuple[int, int]] = []
+
+    def plan(self, n_jobs: int, n_tokens: int) -> None:
+        self.plans.append((n_jobs, n_tokens))
 
     def start(self, label: str, total: int | None, unit: str) -> None:
         self.labels.append(label)

@@ -18,10 +18,10 @@ from quantprobe.engine.model import Model
 from quantprobe.engine.plan_choices import n_naive_tokens
 from quantprobe.engine.quantize import quantize
 from quantprobe.engine.runner import n_probe_tokens
-from quantprobe.engine.settings import Settings
 from quantprobe.gguf.model import read_model_info
 from quantprobe.metrics.answers import Answers
 from quantprobe.run.items import read_items
+from quantprobe.settings import Settings
 from quantprobe.stats.summary_tasks import TaskSummary
 from quantprobe.sweep import Inputs, TaskInput, sweep
 from quantprobe.sweep.tasks import make_task_probe, read_tasks
@@ -66,14 +66,14 @@ def measure(models: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
     def measured(task: TaskInput, golden: dict[str, Any], settings: Settings | None = None) -> Measured:
         run = tmp_path_factory.mktemp(task.name)
         quants = [models(name) for name in golden if name != BASE]
-        result = sweep(models(BASE), quants, Inputs((), (task,)), settings or Settings(), run, Quiet())
+        result = sweep(models(BASE), quants, Inputs((), (task,)), settings or Settings(), run, Quiet()).results
         found: Measured = {}
         for quant in result.quants:
-            pair = read_items(run / "items" / quant.info.name / f"{task.name}.csv")
-            found[quant.info.name] = (pair.quant, quant.tasks[task.name])
+            pair = read_items(run / "items" / quant.name / f"{task.name}.csv")
+            found[quant.name] = (pair.quant, quant.tasks[task.name])
             found[BASE] = (pair.base, quant.tasks[task.name])
-        null = result.null_control.tasks[task.name]
-        assert null["drops"] == null["leapfrogs"] == null["kld_max"] == 0
+        null = None if result.null_control is None else result.null_control.tasks[task.name]
+        assert null is not None and null.drops == null.leapfrogs == null.kld_max == 0
         return found
 
     return measured

@@ -20,7 +20,7 @@ from quantprobe.gguf.model import read_head_source
 from quantprobe.metrics.rows import ROW_DTYPE
 from quantprobe.names import safe_name
 from quantprobe.run.rows import read_arrays, write_arrays
-from quantprobe.sweep import capturing, comparing, inputs
+from quantprobe.sweep import capturing, inputs, measuring
 
 ESTIMATE = {"value", "stderr", "low", "high", "level", "n", "n_clusters", "unit"}
 TEXT_ESTIMATES = {"ppl", "ppl_base", "ln_ppl_ratio", "kld_mean", "same_top", "delta_p_mean", "delta_p_rms"}
@@ -70,19 +70,20 @@ def forbid_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sweep_writes_the_contract(world: World) -> None:
     printed = succeed(*world.sweep()).stdout
-    for word in ("base (base)", "quant é 1", "far", "Mean KLD", "Same top", "GiB", "bpw"):
+    for word in ("base (base)", "quant é 1", "far", "Mean KLD", "Same top", "GB", "bpw"):
         assert word in printed
     found = files(world.run)
     capture_files = [name for name in found if ".qpc/" in name]
     assert len(capture_files) == 3
-    expected = {"results.json", "results.csv", "results.md", "kld_vs_size.png"}
+    expected = {"results.json", "results.csv", "results.md", "kld_vs_size.png", "report/report.html"}
     assert set(found) - set(capture_files) == expected | {rows_name("far"), rows_name("quant é 1")}
 
     document = results(world.run)
-    assert set(document) == {"format_version", "base", "settings", "null_control", "quants", "study", "tasks"}
-    assert (document["format_version"], document["study"]) == (1, None)
-    identity = {"name", "path", "sha256", "size_bytes", "bpw"}
-    assert set(document["base"]) == identity | {"architecture", "n_vocab", "tokenizer_sha256"}
+    assert set(document) == {"format_version", "base", "settings", "null_control", "quants", "tasks"}
+    assert document["format_version"] == 1
+    identity = {"name", "path", "sha256", "size_bytes", "bpw", "file_type"}
+    identity |= {"architecture", "n_vocab", "tokenizer_sha256"}
+    assert set(document["base"]) == identity
     settings = {"n_ctx", "n_batch", "n_ubatch", "n_threads", "n_gpu_layers", "flash_attn", "type_k", "type_v"}
     assert settings | {"llama_cpp_version", "backend", "devices", "texts", "n_chunks"} <= set(document["settings"])
     control = document["null_control"]["texts"]["t"]
@@ -90,7 +91,7 @@ def test_sweep_writes_the_contract(world: World) -> None:
 
     assert [quant["name"] for quant in document["quants"]] == ["quant é 1", "far"]
     for quant in document["quants"]:
-        assert set(quant) == identity | {"file_type", "imatrix", "texts", "tasks", "pooled"}
+        assert set(quant) == identity | {"imatrix", "texts", "tasks", "pooled"}
         assert (quant["imatrix"], quant["tasks"]) == (None, {})
         entry = quant["texts"]["t"]
         assert set(entry) >= TEXT_ESTIMATES | TEXT_NUMBERS | TEXT_COUNTS
@@ -257,7 +258,7 @@ def test_an_interrupted_capture_continues(world: World, monkeypatch: pytest.Monk
         interrupt_at(patch, capturing, 1 + 12 + 5)  # the self-check, the first text, and a part of the second
         stopped = run(*command)
     assert (stopped.exit_code, stopped.stdout) == (130, "")
-    assert stopped.stderr == "stopped; run the same command again to continue\n"
+    assert stopped.stderr == "stopped; re-run the command to resume\n"
     assert not world.capture.exists()
 
     labels: list[int] = []
@@ -288,7 +289,7 @@ def test_an_interrupted_compare_continues(world: World, monkeypatch: pytest.Monk
     succeed(*world.capture_command(*SMALL_BATCH))
     command = world.compare(world.near, world.far)
     with monkeypatch.context() as patch:
-        interrupt_at(patch, comparing, 12 + 5)  # within the second quant
+        interrupt_at(patch, measuring, 12 + 5)  # within the second quant
         assert run(*command).exit_code == 130
     assert files(world.run) == [rows_name("quant é 1")]
     loaded = count_models(monkeypatch)
@@ -338,10 +339,10 @@ def test_an_embedded_head_needs_no_base(world: World) -> None:
 def test_other_settings_are_refused_unless_allowed(world: World) -> None:
     succeed(*world.capture_command())
     message = fail(*world.compare(), "-fa", "off")
-    assert "flash_attn was True and is False" in message and "--allow-settings-change" in message
+    assert "flash_attn is True and False" in message and "--allow flash_attn" in message
     assert not world.run.exists()
-    succeed(*world.compare(), "-fa", "off", "--allow-settings-change")
-    assert results(world.run)["settings"]["settings_changed"] == ["flash_attn was True and is False"]
+    succeed(*world.compare(), "-fa", "off", "--allow", "flash_attn")
+    assert results(world.run)["settings"]["settings_changed"] == ["flash_attn is True and False"]
     assert "flash_attn" in (world.run / "results.md").read_text(encoding="utf-8")
 
 

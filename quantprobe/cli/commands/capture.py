@@ -8,25 +8,28 @@ from typing import TYPE_CHECKING
 import click
 
 from quantprobe.cli.shared.model_args import find_base
-from quantprobe.cli.shared.options import PathType, base_argument, input_options, json_option, settings_options
+from quantprobe.cli.shared.options import PathType, base_argument, input_options, json_option
 from quantprobe.cli.shared.output import open_output
 from quantprobe.cli.shared.progress import open_progress
+from quantprobe.cli.shared.settings_options import settings_options
 
 if TYPE_CHECKING:
-    from quantprobe.engine.settings import Settings
-    from quantprobe.run.results_file import Json
+    from quantprobe.run.json_text import Json
+    from quantprobe.settings import Settings
     from quantprobe.sweep import Inputs
 
 
-@click.command(short_help="Keep the base's rows on disk, to compare quants later or elsewhere.")
+@click.command(short_help="Store the base's output, to compare quants later or elsewhere.")
 @base_argument
 @input_options
 @click.option("-o", "--out", type=PathType(), help="Capture folder.  [default: the base's name + .qpc]")
 @click.option(
-    "--kind", type=click.Choice(["hidden", "logprobs"]), help="How rows are kept.  [default: hidden if exact]"
+    "--kind", type=click.Choice(["hidden", "logprobs"]), help="How rows are stored.  [default: hidden if exact]"
 )
 @click.option(
-    "--embed-head", is_flag=True, help="Copy the output matrix into the capture, to compare without the base's file."
+    "--embed-head",
+    is_flag=True,
+    help="Copy the output matrix into the capture, so that comparing does not need the base.",
 )
 @settings_options
 @json_option
@@ -39,7 +42,9 @@ def capture(
     settings: Settings,
     json_path: str | None,
 ) -> None:
-    """Run BASE over texts and tasks and keep what `compare` needs.
+    """Run BASE on texts and questions and store what `compare` needs.
+
+    Re-run the command to resume; finished work is recognised by content hash.
 
     \b
     Examples:

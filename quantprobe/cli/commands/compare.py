@@ -4,25 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantprobe.cli.shared.decide_options import decide_options
 from quantprobe.cli.shared.model_args import find_quants
 from quantprobe.cli.shared.options import (
     PathType,
-    changed_settings_options,
+    allow_option,
+    equivalence_margin_option,
     json_option,
     llama_compat_option,
-    margin_option,
     quants_argument,
 )
-from quantprobe.cli.shared.output import open_output
+from quantprobe.cli.shared.output import details_option, open_output
 from quantprobe.cli.shared.progress import open_progress
 from quantprobe.cli.shared.run_files import finish_run
+from quantprobe.cli.shared.settings_options import changed_settings_options
+from quantprobe.settings import FACTS, SETTINGS
+
+if TYPE_CHECKING:
+    from quantprobe.sweep import Budget
 
 
-@click.command(short_help="Compare quants with a capture of their base.")
+@click.command(short_help="Compare quants with a captured base.")
 @click.argument("capture", type=PathType())
 @quants_argument
 @click.option("-o", "--out", "run", type=PathType(), help="Run folder.  [default: the capture's name + .run]")
@@ -30,34 +36,36 @@ from quantprobe.cli.shared.run_files import finish_run
     "--base-model",
     type=PathType(),
     metavar="FILE",
-    help="The base's GGUF, where it is no longer at its recorded place.",
+    help="The base's GGUF, if it is no longer at its recorded path.",
 )
-@click.option(
-    "--allow-settings-change",
-    is_flag=True,
-    help="Compare although settings that move logits differ from the capture's; the results say so.",
-)
+@allow_option
+@click.option("--allow-settings-change", is_flag=True, hidden=True, help="Older form of --allow, for every setting.")
 @llama_compat_option
-@margin_option
+@equivalence_margin_option
+@decide_options
 @changed_settings_options
+@details_option
 @json_option
 def compare(
     capture: Path,
     quants: Sequence[str],
     run: Path | None,
     base_model: Path | None,
+    allow: Sequence[str],
     allow_settings_change: bool,
     llama_compat: bool,
     margin: float,
+    decide: Budget | None,
+    precision: float | None,
     changes: Mapping[str, Any],
+    details: bool,
     json_path: str | None,
 ) -> None:
-    """Compare every QUANT with the rows in CAPTURE.
+    """Compare every QUANT with the base in CAPTURE.
 
-    Models run under the settings of the capture; options below change them, and those that move logits are refused
-    unless --allow-settings-change is given.
-
-    QUANT is a GGUF file, a folder of them, or a pattern; of a split model, name the first part.
+    Models run under the settings of the capture; the options below override them. A setting that moves logits may
+    differ from the capture's only where --allow names it, and the results record it. QUANT is a GGUF file, a folder of
+    them, or a pattern; for a split model, give its first part.
 
     \b
     Examples:
@@ -71,15 +79,17 @@ def compare(
     run = run or Path(f"{capture.stem}.run")
     with open_output(json_path) as output:
         with open_progress() as progress:
-            result = compare_quants(
+            outcome = compare_quants(
                 capture,
                 files,
                 captured_settings(capture, changes),
                 run,
                 progress,
                 base_model=base_model,
-                allow_settings_change=allow_settings_change,
+                allow=(*SETTINGS, *FACTS) if allow_settings_change else allow,
                 llama_compat=llama_compat,
                 margin=margin,
+                decide=decide,
+                precision=precision,
             )
-        finish_run(result, run, output)
+        finish_run(outcome.results, run, output, details, outcome.llama)

@@ -6,11 +6,11 @@ import click
 from click.shell_completion import get_completion_class
 
 
-@click.command(short_help="Print the completion script of a shell.")
+@click.command(short_help="Print a completion script for your shell.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print what makes SHELL complete the commands and options of quantprobe.
+    """Print the script that lets SHELL complete the commands and options of quantprobe.
 
     \b
     Examples:

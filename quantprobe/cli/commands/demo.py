@@ -9,54 +9,63 @@ from typing import TYPE_CHECKING
 import click
 
 from quantprobe.cli.shared.model_args import find_base
-from quantprobe.cli.shared.options import PathType, json_option
-from quantprobe.cli.shared.output import Output, open_output
-from quantprobe.cli.shared.progress import Reporter, open_progress
+from quantprobe.cli.shared.options import PathType, equivalence_margin_option, json_option
+from quantprobe.cli.shared.output import details_option, open_output
+from quantprobe.cli.shared.progress import open_progress
 from quantprobe.cli.shared.run_files import finish_run
 from quantprobe.errors import InputError
 
 if TYPE_CHECKING:
-    from quantprobe.report.results_view import ResultsView
+    from quantprobe.sweep import Progress
 
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 FILE_TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K")
 N_CHUNKS = 10
 """8 models x (10 windows x 512 tokens of text + 5,740 tokens of questions). With 20 windows the whole demo took 358 s
 on 2 CPU cores with other work, nearly all of it decoding; 2,550 scored tokens put these quants in order."""
+N_QUESTIONS: int | None = None
+"""Most questions; None: all."""
 TEXT_NAME, TASK_NAME = "python-topics", "builtin"
 
 
-@click.command(short_help="Try everything on a small model: make quants, measure them, explain the table.")
+@click.command(short_help="Make quants of a small model, measure them, explain the results.")
 @click.option(
     "-o", "--out", type=PathType(), default="quantprobe-demo", show_default=True, help="Folder for all files."
 )
 @click.option("--model", type=PathType(), metavar="GGUF", help="F16 or BF16 model to use instead of SmolLM2-135M.")
+@equivalence_margin_option
+@details_option
 @json_option
-def demo(out: Path, model: Path | None, json_path: str | None) -> None:
-    """Make seven quants of a small model, measure them, and say what to look at.
+def demo(out: Path, model: Path | None, margin: float, details: bool, json_path: str | None) -> None:
+    """Make seven quants of a small model, measure them, and explain the results.
 
-    Needs no download: SmolLM2-135M (Apache 2.0) comes with the demo extra, the text is Python's own documentation,
-    and the questions are quantprobe's. About 5 minutes on 2 CPU cores, 1.1 GB of disk. What was made is used again.
+    Nothing is downloaded: SmolLM2-135M (Apache 2.0) comes with the demo extra, the text is Python's own documentation,
+    and the questions are quantprobe's. Takes about 5 minutes on 2 CPU cores and 1.1 GB of disk; re-run it to resume.
 
     \b
     Examples:
       quantprobe demo
       quantprobe demo --out /tmp/demo --model my-model-F16.gguf
     """
-    from quantprobe.engine.settings import Settings
-    from quantprobe.sweep import Inputs, TaskInput, TextInput
+    from quantprobe.settings import Settings
+    from quantprobe.sweep import Budget, Inputs, TaskInput, TextInput
     from quantprobe.sweep import sweep as run_sweep
 
     source = find_base(model) if model is not None else find_smollm2()
     text = TextInput(TEXT_NAME, write_topics(out / f"{TEXT_NAME}.txt"))
-    task = TaskInput(TASK_NAME, write_questions(out / f"{TASK_NAME}.jsonl"))
+    task = TaskInput(TASK_NAME, write_questions(out / f"{TASK_NAME}.jsonl"), n_items=N_QUESTIONS)
     inputs = Inputs(texts=(text,), tasks=(task,), n_chunks=N_CHUNKS)
     with open_output(json_path) as output:
         with open_progress() as progress:
             base, quants = make_models(source, out, model is None, progress)
-            result = run_sweep(base, quants, inputs, Settings(), out / "run", progress)
-        view = finish_run(result, out / "run", output)
-        explain(view, model is None, output)
+            outcome = run_sweep(base, quants, inputs, Settings(), out / "run", progress, margin=margin, decide=Budget())
+        finish_run(outcome.results, out / "run", output, details)
+        output.say(f"Open {out / 'run' / 'report' / 'report.html'} in a browser.")
+        if model is None:
+            output.say(
+                "This base is itself a Q4_1 file, restored to F16: the tables show how quantprobe works, not how well "
+                "SmolLM2 quantizes."
+            )
 
 
 def find_smollm2() -> Path:
@@ -91,11 +100,12 @@ def write_questions(path: Path) -> Path:
     from quantprobe.probes.questions.builtin import builtin_questions
     from quantprobe.probes.questions.jsonl import write_native
 
-    write_native(path, builtin_questions().questions)
+    built_in = builtin_questions()
+    write_native(path, built_in.questions, built_in.grouping)
     return path
 
 
-def make_models(source: Path, out: Path, dequantize: bool, progress: Reporter) -> tuple[Path, list[Path]]:
+def make_models(source: Path, out: Path, dequantize: bool, progress: Progress) -> tuple[Path, list[Path]]:
     """The base and its quants; SmolLM2 comes as Q4_1 and is dequantized to F16 first."""
     from quantprobe.sweep.ladder import make_quants
 
@@ -104,18 +114,3 @@ def make_models(source: Path, out: Path, dequantize: bool, progress: Reporter) -
     if dequantize:
         [base] = make_quants(source, out, [(f"{stem}-F16.gguf", "F16")], progress, allow_requantize=True)
     return base, make_quants(base, out, [(f"{stem}-{name}.gguf", name) for name in FILE_TYPES], progress)
-
-
-def explain(view: ResultsView, dequantized: bool, output: Output) -> None:
-    """Print what the tables show, and what this demo cannot show."""
-    from quantprobe.report.highlights import highlights
-    from quantprobe.report.task_highlights import task_highlights
-
-    output.say("\nWhat to look at:")
-    for sentence in (*highlights(view, TEXT_NAME), *task_highlights(view, TASK_NAME)):
-        output.say(f"- {sentence}")
-    if dequantized:
-        output.say(
-            "- This base is itself a Q4_1 file brought back to F16, so the table shows how the tool works, "
-            "not how well SmolLM2 quantizes."
-        )

@@ -10,28 +10,32 @@ from quantprobe.cli.shared.options import json_option
 from quantprobe.cli.shared.output import open_output
 
 
-@click.command(short_help="List backends, devices, memory and CPU features.")
+@click.command(short_help="List the backends and devices that llama.cpp can use here.")
 @json_option
 def devices(json_path: str | None) -> None:
-    """List what llama.cpp can compute on here.
+    """List the devices that llama.cpp can use on this machine, their memory, and the CPU's features.
 
     \b
     Examples:
       quantprobe devices
       quantprobe devices --json -
     """
-    from rich.table import Table
-
     from quantprobe.engine.devices import list_devices, system_info, versions
+    from quantprobe.report.tables.cells import Column, Table, plain_cell, text_cell
 
     with open_output(json_path) as output:
         found, known, features = list_devices(), versions(), system_info().strip(" |")
-        table = Table(box=None, pad_edge=False)
-        for title in ("Device", "Kind", "Backend", "Free GiB", "Total GiB", "Description"):
-            table.add_column(title, justify="right" if "GiB" in title else "left", overflow="fold")
-        for device in found:
-            memory = (f"{n_bytes / 2**30:.1f}" for n_bytes in (device.memory_free, device.memory_total))
-            table.add_row(device.name, device.kind, device.backend, *memory, device.description)
+        columns = ("Device", "Kind", "Backend", "Free", "Total", "Description")
+        units = {"Free": "GiB", "Total": "GiB"}
+        rows = tuple(
+            (
+                *(text_cell(text) for text in (device.name, device.kind, device.backend)),
+                *(plain_cell(n_bytes / 2**30) for n_bytes in (device.memory_free, device.memory_total)),
+                text_cell(device.description),
+            )
+            for device in found
+        )
+        table = Table("devices", "Devices", tuple(Column(title, units.get(title, "")) for title in columns), rows)
         output.table(table)
         output.say(f"\nFeatures: {features}")
         output.say(f"llama.cpp {known.llama_cpp}, llama-cpp-python {known.llama_cpp_python}")

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from quantprobe.cli.shared.options import PathType, json_option
 from quantprobe.cli.shared.output import open_output
-from quantprobe.errors import InputError
 
 
-@click.command(short_help="List the questions whose answer changed, biggest shift first.")
+@click.command(short_help="List the questions whose answer changed, largest shift first.")
 @click.argument("run", type=PathType())
 @click.argument("quant")
 @click.option("--task", metavar="NAME", help="Only this task.  [default: all]")
 @click.option("--group", metavar="NAME", help="Only this group (subject).  [default: all]")
-@click.option("--limit", type=click.IntRange(min=0), metavar="N", help="At most so many of each task.  [default: all]")
+@click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Show at most N per task.  [default: all]")
 @json_option
 def flips(run: Path, quant: str, task: str | None, group: str | None, limit: int | None, json_path: str | None) -> None:
-    """List the questions that QUANT answered differently from the base, from the files in RUN.
+    """List the questions in RUN that QUANT answered differently from the base.
 
-    QUANT is the quant's name, its file, or a part that no other name holds. A drop was right in the base and is wrong
-    now, a leapfrog the other way round. The biggest change of log P(right) - log P(best wrong) comes first.
+    QUANT is the quant's name, its file, or a part of the name that fits no other quant. A drop was right in the base
+    and is wrong in the quant; a leapfrog went the other way. The largest change of log P(right) - log P(best wrong)
+    comes first.
 
     \b
     Examples:
@@ -31,23 +30,17 @@ def flips(run: Path, quant: str, task: str | None, group: str | None, limit: int
       quantprobe flips model.run Q4_K_M --task arc --limit 10
       quantprobe flips model.run Q4_K_M --json - | jq '.tasks[].items[].id'
     """
-    from quantprobe.report.flips import count_kinds, find_quant, format_flip, read_flips
+    from quantprobe.report.flips import count_kinds, find_flips, find_quant, format_flip
+    from quantprobe.run.cohort import read_cohort
 
     with open_output(json_path) as output:
-        name, tasks = find_quant(run, quant)
-        if not tasks or (task is not None and task not in tasks):
-            wanted = f"no task {task!r}" if tasks else "no tasks"
-            raise InputError(f"{run} has {wanted} for {name}; it has {', '.join(tasks) or 'texts alone'}")
-        found = [read_flips(run, name, one, group) for one in (tasks if task is None else [task])]
-        if group is not None:
-            found = [one for one in found if one.n_items]
-            if not found:
-                raise InputError(f"no item of {task or 'any task'} in {run} is in a group {group!r}")
+        cohort = read_cohort([run])
+        found_quant = find_quant(cohort, quant)
+        found = find_flips(cohort, found_quant, task, group)
         for changed in found:
             shown = changed.flips[:limit]
             some = f"; the first {len(shown):,}" if len(shown) < len(changed.flips) else ""
-            output.say(f"{name} on {count_kinds(changed)}{some}\n")
+            output.say(f"{found_quant.name} on {count_kinds(changed)}{some}\n")
             for flip in shown:
                 output.say(format_flip(flip) + "\n")
-        cut = [{**one.to_dict(), "items": replace(one, flips=one.flips[:limit]).to_dict()["items"]} for one in found]
-        output.write_json({"quant": name, "tasks": [*cut]})
+        output.write_json({"quant": found_quant.name, "tasks": [one.to_dict(limit) for one in found]})

@@ -11,9 +11,9 @@ from quantprobe.cli.shared.options import PathType
 from quantprobe.cli.shared.progress import open_progress
 
 
-@click.group(short_help="Import and export llama.cpp's base files (llama-perplexity --kl-divergence-base).")
+@click.group(short_help="Exchange base files with llama-perplexity --kl-divergence-base.")
 def kld() -> None:
-    """Exchange bases with llama-perplexity.
+    """Import and export the base files of llama-perplexity --kl-divergence-base.
 
     \b
     Examples:
@@ -22,12 +22,12 @@ def kld() -> None:
     """
 
 
-@kld.command("import", short_help="Make a capture of a base file.")
+@kld.command("import", short_help="Turn a base file into a capture.")
 @click.argument("file", type=PathType())
-@click.option("--model", type=PathType(), required=True, metavar="GGUF", help="The model that FILE was made with.")
+@click.option("--model", type=PathType(), required=True, metavar="GGUF", help="The model that FILE was made from.")
 @click.option("-o", "--out", type=PathType(), help="Capture folder.  [default: FILE's name + .qpc]")
 def import_file(file: Path, model: Path, out: Path | None) -> None:
-    """Make a capture of FILE, which llama-perplexity wrote; its records stay as they are.
+    """Turn FILE, written by llama-perplexity, into a capture; its records stay unchanged.
 
     \b
     Example:
@@ -41,15 +41,15 @@ def import_file(file: Path, model: Path, out: Path | None) -> None:
     click.echo(f"{out}: imported from {file}")
 
 
-@kld.command("export", short_help="Write a base file from a capture.")
+@kld.command("export", short_help="Turn a text of a capture into a base file.")
 @click.argument("capture", type=PathType())
 @click.argument("file", type=PathType())
-@click.option("--text", metavar="NAME", help="Which text, where the capture has several.")
+@click.option("--text", metavar="NAME", help="Which text, if the capture has several.")
 @click.option(
-    "--base-model", type=PathType(), metavar="GGUF", help="The base, where it is no longer at its recorded place."
+    "--base-model", type=PathType(), metavar="GGUF", help="The base, if it is no longer at its recorded path."
 )
 def export_file(capture: Path, file: Path, text: str | None, base_model: Path | None) -> None:
-    """Write a text of CAPTURE as FILE, for llama-perplexity --kl-divergence.
+    """Write a text of CAPTURE to FILE, for llama-perplexity --kl-divergence.
 
     \b
     Example:

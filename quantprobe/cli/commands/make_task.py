@@ -13,7 +13,7 @@ from quantprobe.cli.shared.output import open_output
 
 @click.command("make-task", short_help="Make multiple-choice questions from any text.")
 @click.argument("text", type=PathType())
-@click.option("-o", "--out", type=PathType(), required=True, metavar="FILE", help="Question file (JSONL) to write.")
+@click.option("-o", "--out", type=PathType(), required=True, metavar="FILE", help="Question file to write (JSONL).")
 @click.option(
     "-n",
     "--items",
@@ -22,7 +22,7 @@ from quantprobe.cli.shared.output import open_output
     default=1000,
     show_default=True,
     metavar="N",
-    help="Questions to make.",
+    help="Number of questions.",
 )
 @click.option(
     "--choices",
@@ -31,7 +31,7 @@ from quantprobe.cli.shared.output import open_output
     default=4,
     show_default=True,
     metavar="N",
-    help="Choices of each.",
+    help="Choices per question.",
 )
 @click.option(
     "--context-chars",
@@ -39,7 +39,7 @@ from quantprobe.cli.shared.output import open_output
     default=400,
     show_default=True,
     metavar="N",
-    help="Text before the question, at most.",
+    help="Length of the text before the choices, at most.",
 )
 @click.option(
     "--choice-chars",
@@ -47,14 +47,14 @@ from quantprobe.cli.shared.output import open_output
     default=48,
     show_default=True,
     metavar="N",
-    help="Length of a choice, about.",
+    help="Approximate length of a choice.",
 )
 @click.option(
     "--hardness",
     type=click.Choice(["far", "near", "shared"]),
     default="near",
     show_default=True,
-    help="Wrong choices from anywhere, from nearby, or from where most words are shared.",
+    help="Where wrong choices come from: anywhere, nearby, or passages that share most words.",
 )
 @click.option(
     "--seed",
@@ -75,16 +75,17 @@ def make_task(
     seed: int,
     json_path: str | None,
 ) -> None:  # fmt: skip
-    """Make questions from TEXT: which of these passages really comes next?
+    """Make questions from TEXT: which of these passages comes next?
 
-    Works for any language or code base, and gives as many questions as the text is long: enough to see changes that
-    no benchmark has the questions for. The wrong choices are other passages of the same text, of the same length.
+    This works for any language and for code. A long text gives enough questions to detect changes that benchmarks are
+    too small to show. The wrong choices are other passages of the text, of the same length.
 
     \b
     Examples:
       quantprobe make-task novel.txt -o novel.jsonl -n 5000
       quantprobe sweep model-BF16.gguf quants/ --task novel.jsonl
     """
+    from quantprobe.probes.grouping import CLUSTERS
     from quantprobe.probes.questions.jsonl import write_native
     from quantprobe.probes.questions.selftask import SelfTaskSettings
     from quantprobe.probes.questions.selftask import make_task as make
@@ -93,7 +94,7 @@ def make_task(
     settings = SelfTaskSettings(n_items, n_choices, context_chars, choice_chars, hardness, seed)
     with open_output(json_path) as output:
         questions = make(read_text(text), settings)
-        write_native(out, questions)
+        write_native(out, questions, CLUSTERS)
         groups = {question.group for question in questions}
         output.say(f"{out}: {len(questions):,} questions with {n_choices} choices from {len(groups)} parts of {text}")
         output.say(f"Next: quantprobe sweep BASE QUANT... --task {out}")

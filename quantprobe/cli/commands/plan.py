@@ -8,11 +8,11 @@ from itertools import product
 
 import click
 
-from quantprobe.cli.shared.options import json_option, margin_option
+from quantprobe.cli.shared.options import equivalence_margin_option, json_option
 from quantprobe.cli.shared.output import open_output
 
 
-@click.command(short_help="Tell what a number of questions can show, before they are run.")
+@click.command(short_help="Show what N questions can detect, before you run them.")
 @click.option(
     "-n",
     "--items",
@@ -22,7 +22,7 @@ from quantprobe.cli.shared.output import open_output
     default=(200, 1000, 5000),
     show_default=True,
     metavar="N",
-    help="Questions; repeat for several lines.",
+    help="Number of questions; repeat for several.",
 )
 @click.option(
     "--churn",
@@ -32,9 +32,9 @@ from quantprobe.cli.shared.output import open_output
     default=(0.02, 0.05, 0.1),
     show_default=True,
     metavar="FRACTION",
-    help="Expected share of questions whose correctness changes (the volume); repeat for several.",
+    help="Expected share of questions that change between right and wrong; repeat for several.",
 )
-@margin_option
+@equivalence_margin_option
 @click.option(
     "--alpha",
     type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
@@ -47,7 +47,7 @@ from quantprobe.cli.shared.output import open_output
     type=click.FloatRange(0.5, 1, max_open=True),
     default=0.8,
     show_default=True,
-    help="Share of cases in which it shall be found.",
+    help="Share of cases in which the change is to be detected.",
 )
 @click.option(
     "--quants",
@@ -56,7 +56,7 @@ from quantprobe.cli.shared.output import open_output
     default=1,
     show_default=True,
     metavar="N",
-    help="Quants in the table; more of them need stronger evidence each (Holm).",
+    help="Quants in the table; with more of them, each needs stronger evidence (Holm).",
 )
 @json_option
 def plan(
@@ -68,15 +68,15 @@ def plan(
     n_quants: int,
     json_path: str | None,
 ) -> None:  # fmt: skip
-    """Tell what change of accuracy N questions can find at an expected churn, and how many --margin needs.
+    """Show which change of accuracy N questions can detect, and how many questions the margin needs.
 
-    The churn of a quant is known from any earlier table (its volume). With nothing to go by: near 0.02 for 8-bit, 0.05
-    to 0.1 for 4-bit quants of small models.
+    Churn is the share of answers that change between right and wrong; earlier tables call it volume. Without one,
+    expect about 0.02 for 8-bit and 0.05 to 0.1 for 4-bit quants of small models.
 
     \b
     Examples:
       quantprobe plan -n 1000 --churn 0.05
-      quantprobe plan -n 300 -n 14042 --churn 0.04 --margin 0.005 --quants 12
+      quantprobe plan -n 300 -n 14042 --churn 0.04 --equivalence-margin 0.5% --quants 12
     """
     from quantprobe.report.plan_words import describe_plan, plan_table
     from quantprobe.stats.power import plan as make_plan

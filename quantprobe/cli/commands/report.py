@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from quantprobe.study.findings import Findings
 
 
-@click.command(short_help="Write the HTML page, the plots and the model card of runs.")
+@click.command(short_help="Write the HTML page, the plots and the model card of a run.")
 @runs_argument
 @click.option("-o", "--out", type=PathType(), help="Folder of the report.  [default: RUN/report]")
-@click.option("--no-study", is_flag=True, help="Leave out the study: no silent zone, correlations or advice.")
+@click.option("--no-study", is_flag=True, help="Leave out the study: no correlations, no silent zone.")
 @study_options
 @json_option
 def report(
@@ -31,21 +31,21 @@ def report(
     read: Callable[[Sequence[Path]], Cohort],
     ask: Callable[[Cohort], Findings],
 ) -> None:
-    """Write report.html (one file, opens from disk), card.md for the model page, CSV, and the plots as PNG and SVG.
+    """Write report.html (one file, no network), card.md for the model page, CSV files, and the plots as PNG and SVG.
 
-    RUN is a folder with a results.json. Runs of the same base and settings are reported together.
+    RUN is a folder with a results.json; runs of the same base and settings are reported together.
 
     \b
     Examples:
       quantprobe report smollm2.run
-      quantprobe report mine.run imported.run -o report --margin 2%
+      quantprobe report mine.run imported.run -o report --equivalence-margin 2%
     """
     from quantprobe.report.report import write_report
-    from quantprobe.run.results_file import plain, write_json
+    from quantprobe.run.json_text import plain, write_json
 
     with open_output(json_path) as output:
         cohort = read(runs)
-        folder = out or cohort.runs[0] / "report"
+        folder = out or cohort.runs[0].report
         findings = None if no_study else ask(cohort)
         written = write_report(cohort, folder, findings)
         if findings is not None:

@@ -12,13 +12,12 @@ import click
 from quantprobe.cli.shared.model_args import find_base
 from quantprobe.cli.shared.options import PathType, json_option, named_files, named_tasks, prompting_options
 from quantprobe.cli.shared.output import open_output
-from quantprobe.cli.shared.progress import SilentProgress
 
 if TYPE_CHECKING:
     from quantprobe.sweep.show import ShownItem, ShownToken
 
 
-@click.command("show-item", short_help="Print the exact text and tokens of a question, and what is scored.")
+@click.command("show-item", short_help="Show the exact text and tokens of a question, and which are scored.")
 @click.argument("model", type=PathType(), metavar="GGUF")
 @click.argument("items", nargs=-1, metavar="[ITEM]...")
 @click.option("--task", required=True, metavar="FILE", help="Question file, or an MMLU folder.")
@@ -27,20 +26,21 @@ if TYPE_CHECKING:
 def show_item(
     model: Path, items: Sequence[str], task: str, prompting: Mapping[str, Any], json_path: str | None
 ) -> None:
-    """Print what GGUF is given for the questions with the ids ITEM: text, tokens, and which of them each rule scores.
+    """Show what GGUF is given for the questions with the ids ITEM: text, tokens, and which tokens each rule scores.
 
-    Without ITEM, the first question. Only the model's vocabulary is read, so it is quick for any size.
+    Without ITEM, the first question is shown. Only the vocabulary is read, so this is quick for models of any size.
 
     \b
     Examples:
       quantprobe show-item model-BF16.gguf --task arc.jsonl Mercury_7220990
       quantprobe show-item model-BF16.gguf --task mmlu/ --few-shot 5 --chat-template
     """
+    from quantprobe.sweep.inputs import SILENT
     from quantprobe.sweep.show import show_items
 
     [given] = named_tasks(named_files("task", [task]), prompting)
     with open_output(json_path) as output:
-        shown = show_items(find_base(model), given, items, SilentProgress())
+        shown = show_items(find_base(model), given, items, SILENT)
         for item in shown:
             output.say("\n".join(describe_item(item)) + "\n")
         output.write_json({"items": [asdict(item) for item in shown]})

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from quantprobe.errors import InputError
 
-_PART = re.compile(r"^(?P<stem>.+)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf$", re.IGNORECASE)
 _NOT_LANGUAGE_MODELS = re.compile(r"^mmproj|imatrix", re.IGNORECASE)
 """Vision projectors and importance matrices lie beside quants under these names; only when named are they tried."""
 
@@ -70,10 +69,12 @@ def _expand(argument: str, base: Path | None) -> list[Path]:
 
 def first_part(path: Path) -> Path:
     """The first part of a split model; any other file as it is. Raises `InputError` if the first part is missing."""
-    match = _PART.match(path.name)
-    if match is None or int(match["part"]) == 1:
+    from quantprobe.gguf.parts import split_name
+
+    split = split_name(path)
+    if split is None or split.number == 1:
         return path
-    first = path.with_name(f"{match['stem']}-00001-of-{match['parts']}{path.suffix}")
+    first = split.part(1)
     if not first.is_file():
         raise InputError(f"{path} is a part of a split model, and its first part {first.name} is not beside it")
     return first
@@ -81,11 +82,7 @@ def first_part(path: Path) -> Path:
 
 def model_size(path: Path) -> int:
     """Bytes of a model's file, or of all parts that lie beside the first."""
-    match = _PART.match(path.name)
-    if match is None:
-        return path.stat().st_size
-    parts = (
-        path.with_name(f"{match['stem']}-{i:05d}-of-{match['parts']}{path.suffix}")
-        for i in range(1, int(match["parts"]) + 1)
-    )
-    return sum(part.stat().st_size for part in parts if part.is_file())
+    from quantprobe.gguf.parts import split_name
+
+    split = split_name(path)
+    return sum(part.stat().st_size for part in (split.parts() if split else [path]) if part.is_file())

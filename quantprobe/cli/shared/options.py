@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from quantprobe.errors import InputError
+from quantprobe.probes.grouping import GROUPINGS
+from quantprobe.probes.rules import DEFAULTS, RULES
+from quantprobe.probes.templates import FORMATS, TEMPLATES
+from quantprobe.settings import EQUIVALENCE_MARGIN
 
 if TYPE_CHECKING:
     from quantprobe.sweep import Inputs, TaskInput, TextInput
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-ALL_LAYERS = -1
 
 
 class PathType(click.Path):
@@ -27,48 +29,25 @@ class PathType(click.Path):
         super().__init__(path_type=Path, **kwargs)
 
 
-class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A number of layers, or `all`."""
+class Share(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A share, above 0 and below 1: `1%` or `0.01`."""
 
-    name = "N|all"
+    name = "SHARE"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if str(value).lower() in ("all", str(ALL_LAYERS)):
-            return ALL_LAYERS
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
-            layers = int(value)
+            share = read_share(str(value))
         except ValueError:
-            self.fail(f"{value!r} is neither a number of layers nor 'all'", param, ctx)
-        if layers < 0:
-            self.fail(f"{value} is not a number of layers", param, ctx)
-        return layers
+            self.fail(f"{value!r} is not a share such as 1% or 0.01", param, ctx)
+        if not 0 < share < 1:
+            self.fail(f"{value} must lie between 0 and 100 %; write 1% or 0.01 for one percentage point", param, ctx)
+        return share
 
 
-class TensorSplit(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """Shares of the devices, `3,1`."""
-
-    name = "SHARES"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            shares = tuple(float(share) for share in str(value).replace("/", ",").split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a list of numbers such as 3,1", param, ctx)
-        if not all(0 <= share < float("inf") for share in shares) or sum(shares) <= 0:
-            self.fail(f"{value!r}: shares are at least 0 and one must be above 0", param, ctx)
-        return shares
-
-
-class OnOff(click.Choice):  # type: ignore[type-arg,unused-ignore]
-    """`on` or `off`, as a bool."""
-
-    def __init__(self) -> None:
-        super().__init__(["on", "off"])
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if isinstance(value, bool) else super().convert(value, param, ctx) == "on"
+def read_share(text: str) -> float:
+    """The fraction that `1%` or `0.01` stands for; raises ValueError for other text."""
+    text = text.strip()
+    return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
 
 
 def stack(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -82,75 +61,6 @@ def stack(*options: Callable[[Command], Command]) -> Callable[[Command], Command
     return decorate
 
 
-_SETTINGS = stack(
-    click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(min=4), default=512, show_default=True, metavar="N",
-                 help="Tokens in a window; the second half of each is scored."),
-    click.option("-b", "--batch-size", "n_batch", type=click.IntRange(min=1), default=2048, show_default=True,
-                 metavar="N", help="Tokens handed to llama.cpp at once."),
-    click.option("-ub", "--ubatch-size", "n_ubatch", type=click.IntRange(min=1), default=512, show_default=True,
-                 metavar="N", help="Tokens computed at once."),
-    click.option("-np", "--parallel", "n_parallel", type=click.IntRange(1, 256), metavar="N",
-                 help="Decode tasks in the batches of llama-perplexity -np N, for its very answers; "
-                 "slower.  [default: our own]"),
-    click.option("-t", "--threads", "n_threads", type=click.IntRange(min=1), metavar="N",
-                 help="CPU threads.  [default: physical cores]"),
-    click.option("-ngl", "--n-gpu-layers", type=Layers(), default="all", show_default=True, metavar="N|all",
-                 help="Layers on the GPU, where there is one."),
-    click.option("-mg", "--main-gpu", type=click.IntRange(min=0), default=0, show_default=True, metavar="INDEX",
-                 help="GPU for what is not split."),
-    click.option("-ts", "--tensor-split", type=TensorSplit(), default=(), help="Share of each GPU, for example 3,1."),
-    click.option("-fa", "--flash-attn", type=OnOff(), default="on", show_default=True,
-                 help="Flash attention. It moves logits, so it is always set and recorded."),
-    click.option("-ctk", "--cache-type-k", "type_k", default="f16", show_default=True, metavar="TYPE",
-                 help="Type of the K cache: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl."),
-    click.option("-ctv", "--cache-type-v", "type_v", default="f16", show_default=True, metavar="TYPE",
-                 help="Type of the V cache; quantized types need --flash-attn on."),
-    click.option("--no-mmap", "use_mmap", is_flag=True, flag_value=False, default=True,
-                 help="Read the model into memory instead of mapping the file."),
-)  # fmt: skip
-
-
-_SETTING_NAMES = (
-    "n_ctx", "n_batch", "n_ubatch", "n_threads", "n_gpu_layers", "main_gpu", "tensor_split", "flash_attn", "type_k",
-    "type_v", "use_mmap", "n_parallel",
-)  # fmt: skip
-
-
-def settings_options(command: Command) -> Command:
-    """Adds the options that say how models are run; the command gets them as one `settings`."""
-
-    @_SETTINGS
-    @functools.wraps(command)
-    def with_settings(*args: Any, **kwargs: Any) -> Any:
-        from quantprobe.engine.settings import Settings
-
-        values = {name: kwargs.pop(name) for name in _SETTING_NAMES}
-        return command(*args, settings=Settings(**values), **kwargs)
-
-    return with_settings  # type: ignore[return-value]
-
-
-def changed_settings_options(command: Command) -> Command:
-    """The same options where a capture has the settings already: the command gets those given as `changes`."""
-
-    @_SETTINGS
-    @click.pass_context
-    @functools.wraps(command)
-    def with_changes(ctx: click.Context, /, *args: Any, **kwargs: Any) -> Any:
-        values = {name: kwargs.pop(name) for name in _SETTING_NAMES}
-        given = {
-            name: value
-            for name, value in values.items()
-            if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-        }
-        return command(*args, changes=given, **kwargs)
-
-    for option in with_changes.__click_params__:  # type: ignore[attr-defined]
-        # the default is the capture's setting, not the one that --help would show
-        option.show_default = False
-    return with_changes  # type: ignore[return-value]
-
-
 _TEXTS = stack(
     click.option("--text", "texts", multiple=True, metavar="[NAME=]FILE",
                  help="Text to measure on (UTF-8); repeat for several. NAME defaults to the file's name."),
@@ -160,18 +70,24 @@ _TEXTS = stack(
                  help="Read <|im_start|> and its like in texts as special tokens, not as plain text."),
 )  # fmt: skip
 
+_STYLES = {"cloze": "the choices continue the text", "letter": "their letters do"}
+_TEMPLATES = "; ".join(
+    f"{', '.join(each.name for each in TEMPLATES.values() if each.style == style)} ({words})"
+    for style, words in _STYLES.items()
+)
+_RULES = ", ".join(f"{rule.name} ({rule.help})" for rule in RULES.values())
+_DEFAULT_RULES = "{} for letter prompts, {} where text follows the choices, else {}".format(*DEFAULTS)
+
 _PROMPTING = stack(
     click.option("--task-format", metavar="FORMAT",
-                 help="Form of the question files, where it is not recognised: native, arc-jsonl, arc-labels-jsonl, "
-                 "arc-original-jsonl, hellaswag-jsonl, query-jsonl, winogrande-jsonl, mmlu-jsonl, mmlu-csv, "
-                 "mmlu-folder, truthfulqa-csv, hellaswag-text, winogrande-csv, multiple-choice-binary."),
+                 help=f"Form of the question files, where it is not recognised: {', '.join(FORMATS)}."),
+    click.option("--groups", "grouping", type=click.Choice(GROUPINGS),
+                 help="What the groups of the questions are: kinds of question (strata), sources of several questions "
+                 "(clusters), or neither.  [default: by format or file]"),
     click.option("--task-template", metavar="NAME",
-                 help="Prompt: plain, question, qa (the choices continue the text); letters, mmlu (their letters do).  "
-                 "[default: as lm-evaluation-harness, by format]"),
+                 help=f"Prompt: {_TEMPLATES}.  [default: as lm-evaluation-harness, by format]"),
     click.option("--task-rule", metavar="RULE",
-                 help="What decides the answer: tokens (mean log-probability after the common prefix, as "
-                 "llama-perplexity), sum (lm-eval acc), chars (lm-eval acc_norm), bytes; letter (letter prompts); "
-                 "llama_winogrande, llama_winogrande_compat.  [default: by prompt letter, llama_winogrande, tokens]"),
+                 help=f"What decides the answer: {_RULES}.  [default: {_DEFAULT_RULES}]"),
     click.option("--few-shot", type=click.IntRange(min=0), default=0, metavar="K",
                  help="Solved examples before each question, from the dev part of a folder or --few-shot-file."),
     click.option("--few-shot-file", type=PathType(), metavar="FILE", help="Question file to take the examples from."),
@@ -181,22 +97,35 @@ _PROMPTING = stack(
     click.option("--skip-bad", is_flag=True, help="Leave broken questions out and count them, instead of stopping."),
 )  # fmt: skip
 
-_PROMPTING_NAMES = (
-    "task_format", "task_template", "task_rule", "few_shot", "few_shot_file", "chat_template", "n_items", "skip_bad",
-)  # fmt: skip
+PROMPTING = tuple(str(option.name) for option in _PROMPTING(click.Command("names")).params)
+"""Names of the options that say how questions are read and prompted."""
 
 _TASKS = click.option(
     "--task", "tasks", multiple=True, metavar="[NAME=]FILE",
     help="Multiple-choice questions to measure on, a file or an MMLU folder; repeat for several.",
 )  # fmt: skip
 
-margin_option = click.option(
-    "--margin",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.01,
-    show_default=True,
-    metavar="FRACTION",
-    help="Smallest change of accuracy that matters, fixed beforehand: 0.01 is one percentage point.",
+
+_MARGIN = "Smallest change of accuracy that matters: 1% or 0.01 is one percentage point."
+_DEFAULT_MARGIN = f"{100 * EQUIVALENCE_MARGIN:g}%"
+
+
+def _margin_option(default: float | None, help: str) -> Callable[[Command], Command]:
+    """`--margin` is the name that the option had before."""
+    return click.option("--equivalence-margin", "--margin", "margin", type=Share(), default=default, help=help)
+
+
+equivalence_margin_option = _margin_option(
+    EQUIVALENCE_MARGIN, f"{_MARGIN} Fix it before looking.  [default: {_DEFAULT_MARGIN}]"
+)
+run_margin_option = _margin_option(None, f"{_MARGIN}  [default: the run's own, else {_DEFAULT_MARGIN}]")
+"""For commands that read runs: None unless it is given (`quantprobe.settings.margin_of` has the run's own)."""
+
+allow_option = click.option(
+    "--allow",
+    multiple=True,
+    metavar="SETTING",
+    help="A setting that moves logits and may differ all the same, for example backend; repeat for several.",
 )
 
 llama_compat_option = click.option(
@@ -213,7 +142,7 @@ def prompting_options(command: Command) -> Command:
     @_PROMPTING
     @functools.wraps(command)
     def with_prompting(*args: Any, **kwargs: Any) -> Any:
-        values = {name.removeprefix("task_"): kwargs.pop(name) for name in _PROMPTING_NAMES}
+        values = {name.removeprefix("task_"): kwargs.pop(name) for name in PROMPTING}
         return command(*args, prompting=values, **kwargs)
 
     return with_prompting  # type: ignore[return-value]

@@ -5,20 +5,25 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 
 if TYPE_CHECKING:
-    from quantprobe.run.results_file import Json
+    from quantprobe.report.tables.cells import Table
+    from quantprobe.run.json_text import Json
 
 UNLIMITED = 10_000
 """Width, in cells, of a table that goes to a file or a pipe: nothing is dropped there."""
+
+details_option = click.option(
+    "--details", is_flag=True, help="Print every column, note and sentence, not only the summary."
+)
 
 
 class Output:
@@ -41,18 +46,29 @@ class Output:
         return self._json_path == "-"
 
     def say(self, text: str = "") -> None:
-        """Print words, unless only JSON is asked for."""
-        if not self.only_json:
-            click.echo(text)
+        """Print words, unless only JSON is asked for; no name or question can steer the terminal."""
+        from quantprobe.report.printable import printable
 
-    def table(self, table: Table) -> None:
-        """Print a table, unless only JSON is asked for."""
         if not self.only_json:
-            self._console.print(table)
+            click.echo(printable(text))
+
+    def show(self, parts: Iterable[RichTable | str]) -> None:
+        """Print words and tables in their order, unless only JSON is asked for."""
+        for part in parts:
+            if isinstance(part, str):
+                self.say(part)
+            elif not self.only_json:
+                self._console.print(part)
+
+    def table(self, table: Table, width: int | None = None) -> None:
+        """Print a table and its caption within `width` cells (None: those of the terminal)."""
+        from quantprobe.report.tables.terminal import terminal_tables
+
+        self.show([table.caption, *terminal_tables(table, width or self.width)])
 
     def write_json(self, document: Json) -> None:
         """Write the document to where --json points; nothing without --json."""
-        from quantprobe.run.results_file import format_json, write_json
+        from quantprobe.run.json_text import format_json, write_json
 
         if self._json_path is None:
             return
@@ -67,7 +83,7 @@ class Output:
 
 @contextmanager
 def open_output(json_path: str | None) -> Iterator[Output]:
-    """Output of one command. With `--json -` whatever C libraries print on file 1 goes to standard error meanwhile."""
+    """Output of one command. With `--json -`, what C libraries print on file 1 goes to standard error meanwhile."""
     stdout_fd = _stdout_fd() if json_path == "-" else None
     if stdout_fd is None:
         yield Output(json_path, None)

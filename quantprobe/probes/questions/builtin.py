@@ -1,4 +1,4 @@
-"""The questions that come with the package: facts, words, grammar, arithmetic, sequences."""
+"""The questions that come with the package: facts, words, phrases, languages, grammar, numbers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ BUILTIN_NAME = "general"
 
 
 def builtin_questions() -> QuestionFile:
-    """The built-in questions, in the native form; template `plain`.
+    """The built-in questions, in the native form; template `plain`; their groups are kinds of question, so strata.
 
-    Written for this project (`examples/make_builtin.py`); four choices each, every place of the right
-    answer equally frequent within a group. They are easy on purpose: a small model answers many of them.
+    Written for this project (`examples/make_builtin.py`). Two to four short choices, most of them one token, so that
+    one question costs about six tokens; every place of the right answer is equally frequent within a kind. They are
+    easy on purpose: a small model answers many of them.
     """
     with as_file(files("quantprobe.probes.questions") / "data" / f"{BUILTIN_NAME}.jsonl") as path:
         return read_questions(path, format="native")

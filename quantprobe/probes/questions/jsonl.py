@@ -2,12 +2,13 @@
 
 The native form, which `make-task` writes::
 
+    {"groups": "strata"}
     {"id": "capital-1", "group": "capitals", "prompt": "The capital of France is",
      "choices": ["Rome", "Paris"], "answer": 1}
 
-`id` (unique) and `group` (subject or source, the cluster of the uncertainty) may be left out;
-`answer` counts from 0. `delimiter` is what stands between prompt and choice (default one space);
-`suffix` is text that follows every choice (default none).
+The first line may say what the groups are (`quantprobe.probes.grouping`); without it they are `none`. `id` (unique) and
+`group` may be left out; `answer` counts from 0. `delimiter` is what stands between prompt and choice (default one
+space); `suffix` is text that follows every choice (default none).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from quantprobe.files import write_whole
+from quantprobe.probes.grouping import UNGROUPED, check_grouping
 from quantprobe.probes.items import Question
 from quantprobe.probes.questions.entries import LETTERS, BadItemError, Entry, native_line
 
@@ -45,18 +47,40 @@ def read_jsonl(text: str, shape: str) -> Iterator[Entry]:
 
 def find_shape(line: str) -> str | None:
     """The shape of one JSONL line; None if it is no JSON object or has the keys of no shape."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict):
-        return None
+    record = _object(line)
+    if record.keys() == {"groups"}:
+        return "native"
     return next((shape for shape, (fits, _) in SHAPES.items() if fits(record)), None)
 
 
-def write_native(path: Path, questions: Iterable[Question]) -> None:
-    """Write questions in the native form, UTF-8, one line each."""
-    write_whole(path, "".join(native_line(question) + "\n" for question in questions).encode("utf-8"))
+def take_grouping(text: str) -> tuple[str, str]:
+    """What the first line of a native file says of its groups, and the text with that line left blank.
+
+    `none` where the first line is a question. Raises `InputError` for a word that is none of `GROUPINGS`.
+    """
+    first, _, rest = text.partition("\n")
+    record = _object(first)
+    if record.keys() != {"groups"}:
+        return UNGROUPED, text
+    grouping = str(record["groups"])
+    check_grouping(grouping)
+    return grouping, "\n" + rest
+
+
+def write_native(path: Path, questions: Iterable[Question], grouping: str = UNGROUPED) -> None:
+    """Write questions in the native form, UTF-8, one line each, after a line that says what their groups are."""
+    lines = [] if grouping == UNGROUPED else [json.dumps({"groups": grouping})]
+    lines += [native_line(question) for question in questions]
+    write_whole(path, "".join(line + "\n" for line in lines).encode("utf-8"))
+
+
+def _object(line: str) -> Record:
+    """The JSON object of a line; an empty one if it holds something else."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _parse_line(line: str) -> Record:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 from quantprobe.errors import FileFormatError, InputError
+from quantprobe.probes.grouping import STRATA, UNGROUPED
 from quantprobe.probes.items import Question
 from quantprobe.probes.questions.csv import (
     TRUTHFULQA_COLUMNS,
@@ -19,13 +20,14 @@ from quantprobe.probes.questions.csv import (
     subject_of,
 )
 from quantprobe.probes.questions.entries import Entry, check_question, decode_text, read_bytes
-from quantprobe.probes.questions.jsonl import SHAPES, find_shape, read_jsonl
+from quantprobe.probes.questions.jsonl import SHAPES, find_shape, read_jsonl, take_grouping
 from quantprobe.probes.questions.llama import (
     looks_like_multiple_choice,
     read_hellaswag_text,
     read_multiple_choice,
     read_winogrande_csv,
 )
+from quantprobe.probes.templates import FORMATS
 
 TEXT_READERS: dict[str, Callable[[Path, str], Iterator[Entry]]] = {
     "mmlu-csv": lambda path, text: read_mmlu(path, text, subject_of(path)),
@@ -34,8 +36,6 @@ TEXT_READERS: dict[str, Callable[[Path, str], Iterator[Entry]]] = {
     "winogrande-csv": read_winogrande_csv,
 }
 BINARY, FOLDER = "multiple-choice-binary", "mmlu-folder"
-FORMATS = (*SHAPES, *TEXT_READERS, BINARY, FOLDER)
-"""Names for `--task-format`."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class QuestionFile:
     """One of `FORMATS`."""
     bad: tuple[str, ...]
     """What was wrong with each item that was left out, with file and line."""
+    grouping: str = UNGROUPED
+    """What the questions' groups are, one of `quantprobe.probes.grouping.GROUPINGS`."""
     dev: tuple[Question, ...] = ()
     """Few-shot examples that came along: the `dev` part of an MMLU folder."""
 
@@ -78,13 +80,30 @@ def read_questions(path: Path, format: str | None = None, skip_bad: bool = False
         return _collect(path, BINARY, ((path, entry) for entry in read_multiple_choice(path, data)), skip_bad)
     text = decode_text(path, data)
     format = format or recognise_text(path, text)
+    grouping, text = _take_grouping(path, text) if format == "native" else (grouping_of(format), text)
     entries = read_jsonl(text, format) if format in SHAPES else TEXT_READERS[format](path, text)
-    found = _collect(path, format, ((path, entry) for entry in entries), skip_bad)
+    found = replace(_collect(path, format, ((path, entry) for entry in entries), skip_bad), grouping=grouping)
     # SUBJECT.csv of MMLU's test folder brings the examples that lie beside it.
     dev = path.resolve().parent.parent / "dev" / path.name
     if format != "mmlu-csv" or path.resolve().parent.name != "test" or not dev.is_file():
         return found
     return _with_dev(found, [dev], skip_bad)
+
+
+def grouping_of(format: str) -> str:
+    """What the groups of a format are, unless the file says so itself: MMLU's subjects are strata.
+
+    The groups of the others are no design: labels that some file happens to have (HellaSwag's activities, TruthfulQA's
+    categories), or none.
+    """
+    return STRATA if format.startswith("mmlu-") else UNGROUPED
+
+
+def _take_grouping(path: Path, text: str) -> tuple[str, str]:
+    try:
+        return take_grouping(text)
+    except InputError as error:
+        raise FileFormatError(f"{path}, line 1: {error}") from error
 
 
 def recognise_text(path: Path, text: str) -> str:
@@ -128,14 +147,14 @@ def _read_folder(path: Path, format: str | None, skip_bad: bool) -> QuestionFile
     files = sorted(test.glob("*.csv"))
     if not files:
         raise InputError(f"{path} holds no CSV files; an MMLU folder has test/SUBJECT.csv and dev/SUBJECT.csv")
-    questions = _collect(path, FOLDER, _folder_entries(files), skip_bad)
+    questions = replace(_collect(path, FOLDER, _folder_entries(files), skip_bad), grouping=grouping_of(FOLDER))
     dev_files = sorted((path / "dev").glob("*.csv"))
     return _with_dev(questions, dev_files, skip_bad) if dev_files else questions
 
 
 def _with_dev(found: QuestionFile, dev_files: list[Path], skip_bad: bool) -> QuestionFile:
     dev = _collect(dev_files[0].parent, found.format, _folder_entries(dev_files), skip_bad)
-    return QuestionFile(found.path, found.questions, found.format, found.bad + dev.bad, dev.questions)
+    return replace(found, bad=found.bad + dev.bad, dev=dev.questions)
 
 
 def _folder_entries(files: Iterable[Path]) -> Iterator[tuple[Path, Entry]]:

@@ -1,139 +1,182 @@
-"""One self-contained HTML page: findings first, settings and hashes last."""
+"""One self-contained HTML page: the answer, the pictures, the table, and everything else folded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import base64
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 import quantprobe
-from quantprobe.report.page.cells import Cell, Column, DataTable, size_cell
-from quantprobe.report.page.tables import Flip
-from quantprobe.report.sentences import Block
+from quantprobe.report.answer import Answer, Fold, answer_of, finding_folds, margin_of, n_questions
+from quantprobe.report.marks import MARKS, NO_MARK
+from quantprobe.report.names import ShortNames, cohort_names
+from quantprobe.report.notes import format_setting
+from quantprobe.report.page.cards import CardBlock, card_blocks
+from quantprobe.report.page.data import PageData, file_name, json_block, page_data
+from quantprobe.report.page.flips import SharedFlip, shared_flips
+from quantprobe.report.page.notes import reading_notes
+from quantprobe.report.page.tables import files_table, subject_table
+from quantprobe.report.printable import printable
+from quantprobe.report.tables.cells import Table
+from quantprobe.report.tables.study import correlation_table
+from quantprobe.report.tables.tasks import POOLED, task_names, task_table
+from quantprobe.report.tables.texts import text_table
 from quantprobe.run.cohort import Cohort
-from quantprobe.run.results_file import plain
+from quantprobe.run.compare import flatten_settings
+
+if TYPE_CHECKING:
+    from quantprobe.study.findings import Findings
 
 MAX_QUESTION = 900
 """Characters of a question or choice that the page shows."""
 
 
 @dataclass(frozen=True)
-class PagePicture:
-    """One plot of the page: its text, and an `<svg>` element made by matplotlib, trusted as markup."""
-
-    title: str
-    alt: str
-    svg: Markup
-
-
-@dataclass(frozen=True)
 class TaskSection:
     name: str
-    table: DataTable
-    subjects: DataTable | None
-    flips: Sequence[Flip]
+    table: Table
+    subjects: Table | None
+    flips: Sequence[SharedFlip]
 
 
 @dataclass(frozen=True)
 class Page:
-    """Everything the template shows, in the order in which it shows it."""
+    """Everything that the template shows and the script does not draw."""
 
     title: str
+    subtitle: str
     version: str
-    level: str
-    blocks: Sequence[Block]
-    main_table: DataTable
+    answer: Answer
+    card: Sequence[CardBlock]
+    columns: Sequence[tuple[str, str, str]]
+    """Title, unit and key of each column of the main table; the script fills the cells by key."""
     verdicts: Sequence[str]
-    pictures: Sequence[PagePicture]
+    findings: Sequence[Fold]
+    ideas: Table | None
+    texts: Sequence[Table]
     tasks: Sequence[TaskSection]
+    notes: Sequence[str]
     base_facts: Sequence[tuple[str, str]]
     settings: Sequence[tuple[str, str]]
-    files: DataTable
-
-    @property
-    def has_flips(self) -> bool:
-        return any(task.flips for task in self.tasks)
-
-    @property
-    def sections(self) -> list[tuple[str, str]]:
-        wanted = [
-            ("findings", "Findings", True),
-            ("quants", "All quants", True),
-            ("plots", "Plots", bool(self.pictures)),
-        ]
-        wanted += [("tasks", "Tasks and subjects", bool(self.tasks)), ("flips", "Biggest flips", self.has_flips)]
-        return [(i, title) for i, title, present in [*wanted, ("settings", "Settings and hashes", True)] if present]
+    files: Table
 
 
-def build_page(
-    cohort: Cohort,
-    blocks: Sequence[Block],
-    main_table: DataTable,
-    pictures: Sequence[PagePicture],
-    tasks: Sequence[TaskSection],
-) -> Page:
-    """Gather the parts; titles, verdicts, settings and hashes come from the cohort."""
-    verdicts = [task.verdict for quant in cohort.quants for task in quant.tasks.values() if task.verdict]
-    levels = {e.level for quant in cohort.quants for text in quant.texts.values() for e in text.values.values()}
-    return Page(
-        title=f"Quants of {cohort.base.name}",
-        version=quantprobe.__version__,
-        level=" or ".join(f"{level:.0%}" for level in sorted(levels)) or "95%",
-        blocks=blocks,
-        main_table=main_table,
-        verdicts=sorted(set(verdicts)),
-        pictures=pictures,
-        tasks=tasks,
-        base_facts=_base_facts(cohort),
-        settings=flatten_settings(cohort.settings),
-        files=_files_table(cohort),
+def render_page(cohort: Cohort, findings: Findings | None = None, flips: bool = True) -> str:
+    """The page as one HTML document: style, script and data inside, no address of anything outside.
+
+    Every text is escaped, and the page's own policy lets the browser run this script and load nothing. Without `flips`
+    no file of answers is read.
+    """
+    answer = answer_of(cohort, findings)
+    data = page_data(cohort, findings, answer.take.name if answer.take is not None else None)
+    css, js = Markup(palette_css() + resource("page.css")), Markup(resource("pictures.js") + resource("page.js"))
+    environment = Environment(autoescape=True, keep_trailing_newline=True, finalize=_shown)
+    environment.filters["shorten"] = _shorten
+    return environment.from_string(resource("page.html")).render(
+        page=_page(cohort, findings, answer, data, flips),
+        data=data,
+        json=Markup(json_block(data)),
+        css=css,
+        js=js,
+        csp=f"default-src 'none'; img-src data:; style-src {_digest(css)}; script-src {_digest(js)}",
     )
 
 
-def render_page(page: Page) -> str:
-    """The page as one HTML document: style, script and plots inside, no address of anything outside.
-
-    Every text is escaped; only the plots, the style and the script are taken as markup.
-    """
-    environment = Environment(autoescape=True, trim_blocks=False, keep_trailing_newline=True)
-    environment.filters |= {"groups": _column_groups, "shorten": _shorten}
-    template = environment.from_string(_resource("page.html"))
-    return template.render(page=page, css=Markup(_resource("page.css")), js=Markup(_resource("page.js")))
+def render_cohort(cohort: Cohort) -> str:
+    """The page for a notebook's output: in a frame of its own, so that neither can reach into the other."""
+    page = escape(render_page(cohort, flips=False))
+    style = "width: 100%; height: 46rem; border: 0"
+    return f'<iframe sandbox="allow-scripts" title="quantprobe" style="{style}" srcdoc="{page}"></iframe>'
 
 
-def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as (`texts.wiki.n_ctx`, value) pairs, in their order; None reads `not set`."""
-    pairs: list[tuple[str, str]] = []
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            pairs += flatten_settings(value, f"{prefix}{key}.")
-        else:
-            pairs.append((f"{prefix}{key}", _setting(plain(value))))
-    return pairs
+def palette_css() -> str:
+    """The colours of the verdicts as variables of the style sheet, for both grounds."""
+    marks = [*MARKS.values(), NO_MARK]
+    light, dark = ("".join(f"--{m.css}:{c};" for m, c in pairs) for pairs in (
+        [(m, m.light) for m in marks], [(m, m.dark) for m in marks]
+    ))  # fmt: skip
+    return f":root{{{light}}}\n@media (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
 
 
-def _setting(value: object) -> str:
-    if value is None:
-        return "not set"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, list):
-        return ", ".join(_setting(entry) for entry in value) or "none"
-    return str(value)
+def resource(name: str) -> str:
+    """A file of the page."""
+    return resources.files("quantprobe.report.page").joinpath(name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    """A source expression that allows exactly this inline element."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _page(cohort: Cohort, findings: Findings | None, answer: Answer, data: PageData, flips: bool) -> Page:
+    names = cohort_names(cohort)
+    used = {view.verdict for quant in data.quants for view in quant.tasks if view is not None}
+    return Page(
+        title=f"{len(cohort.quants)} quant{'s' * (len(cohort.quants) != 1)} of {cohort.base.name}",
+        subtitle=_subtitle(cohort, findings),
+        version=quantprobe.__version__,
+        answer=answer,
+        card=card_blocks(cohort, answer),
+        columns=_columns(cohort),
+        verdicts=[verdict for verdict in (*MARKS, "no verdict") if verdict in used],
+        findings=finding_folds(findings),
+        ideas=None if findings is None else correlation_table(findings),
+        texts=[text_table(cohort, text, names) for text in cohort.texts],
+        tasks=[_task_section(cohort, task, names, flips) for task in task_names(cohort)],
+        notes=reading_notes(cohort),
+        base_facts=_base_facts(cohort),
+        settings=[(".".join(name), format_setting(value)) for name, value in flatten_settings(cohort.settings).items()],
+        files=files_table(cohort),
+    )
+
+
+def _task_section(cohort: Cohort, task: str, names: ShortNames, flips: bool) -> TaskSection:
+    table = task_table(cohort, task, names)
+    if task == POOLED:
+        return TaskSection(task, table, None, ())
+    return TaskSection(task, table, subject_table(cohort, task), shared_flips(cohort, task) if flips else ())
+
+
+def _columns(cohort: Cohort) -> list[tuple[str, str, str]]:
+    largest = max((quant.size_bytes or 0 for quant in cohort.quants), default=0)
+    columns = [("Quant", "", "name"), ("Size", "GB" if largest >= 1e9 else "MB", "size")]
+    if cohort.tasks:
+        columns += [("Change", "points", "change"), ("Verdict", "", "verdict")]
+    if cohort.texts:
+        columns += [("Mean KLD", "nats", "kld"), ("99.9 % KLD", "nats", "tail"), ("Same top", "%", "top")]
+    return [*columns, ("bpw", "", "bpw")]
+
+
+def _subtitle(cohort: Cohort, findings: Findings | None) -> str:
+    parts = []
+    if cohort.tasks:
+        n = len(cohort.tasks)
+        parts.append(f"{n_questions(cohort):,} questions in {n} task{'s' * (n != 1)}")
+    if cohort.texts:
+        n = len(cohort.texts)
+        rows = sum(
+            max((q.texts[t].n_rows or 0 for q in cohort.quants if t in q.texts), default=0) for t in cohort.texts
+        )
+        parts.append(f"{rows:,} tokens in {n} text{'s' * (n != 1)}" if rows else f"{n} text{'s' * (n != 1)}")
+    if cohort.tasks:
+        margin = 100 * margin_of(cohort, findings)
+        parts.append(f"margin {margin:g} point{'s' * (margin != 1)}")
+    return " · ".join(parts)
 
 
 def _base_facts(cohort: Cohort) -> list[tuple[str, str]]:
     base = cohort.base
     facts = [
-        ("Name", base.name),
-        ("File", _file_name(base.path)),
+        ("Base", base.name),
+        ("File", file_name(base.path)),
         ("Architecture", base.architecture),
-        ("Size", "" if base.size_bytes is None else _size(base.size_bytes)),
+        ("Size", "" if base.size_bytes is None else f"{base.size_bytes:,} bytes"),
         ("Vocabulary", "" if base.n_vocab is None else f"{base.n_vocab:,} tokens"),
         ("SHA-256", base.sha256),
         ("SHA-256 of the tokenizer", base.tokenizer_sha256),
@@ -141,42 +184,12 @@ def _base_facts(cohort: Cohort) -> list[tuple[str, str]]:
     return [(key, value) for key, value in facts if value]
 
 
-def _file_name(path: str) -> str:
-    """The page is published: the folders of its author are nobody's business."""
-    return path.replace("\\", "/").rsplit("/", 1)[-1]
-
-
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes:,} bytes ({n_bytes / 1e9:.3g} GB, {n_bytes / 2**30:.3g} GiB)"
-
-
-def _files_table(cohort: Cohort) -> DataTable:
-    columns = (
-        Column("Quant", ""), Column("Size", "GB"), Column("File type", ""), Column("Importance matrix", ""),
-        Column("File", ""), Column("SHA-256", ""),
-    )  # fmt: skip
-    rows = []
-    for quant in cohort.quants:
-        imatrix = "none recorded" if quant.imatrix is None else _imatrix_text(quant.imatrix)
-        texts = (quant.file_type, imatrix, _file_name(quant.path), quant.sha256)
-        rows.append((Cell(quant.name, quant.name), size_cell(quant), *(Cell(text, text) for text in texts)))
-    return DataTable("files", "Every file of the cohort", columns, tuple(rows))
-
-
-def _imatrix_text(imatrix: Mapping[str, Any]) -> str:
-    known = [f"{key.removesuffix('_count')} {value}" for key, value in imatrix.items() if value is not None]
-    return ", ".join(known) or "yes, no details in the file"
-
-
-def _column_groups(columns: Sequence[Column]) -> list[tuple[str, list[Column]]]:
-    return [(group, list(members)) for group, members in groupby(columns, key=lambda column: column.group)]
+def _shown(value: object) -> object:
+    """What the template writes: other people's text without control characters; our own markup as it is."""
+    return printable(value) if type(value) is str else value
 
 
 def _shorten(text: str) -> str:
-    return (
-        text if len(text) <= MAX_QUESTION else f"{text[:MAX_QUESTION]} … ({len(text) - MAX_QUESTION:,} more characters)"
-    )
-
-
-def _resource(name: str) -> str:
-    return resources.files("quantprobe.report.page").joinpath(name).read_text(encoding="utf-8")
+    if len(text) <= MAX_QUESTION:
+        return text
+    return f"{text[:MAX_QUESTION]} … ({len(text) - MAX_QUESTION:,} more characters)"

@@ -1,200 +1,172 @@
-"""The pictures of the answers: volume and direction, margins, net change; from plain numbers to a `Picture`.
-
-Each can be read alone: units on the axes, numbers of rows, items and quants in the title, and what the bars mean.
-"""
+"""Which way answers moved: change of accuracy against size, per task, against volume, and against KLD."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
-from scipy import stats
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import Bbox
 
 from quantprobe.arrays import FloatArray
-from quantprobe.names import safe_name
+from quantprobe.report.answer import Standing
+from quantprobe.report.marks import mark_of
 from quantprobe.report.plots.style import (
-    BLUE,
-    FAINT,
-    ORANGE,
-    VERDICT_STYLE,
+    BAND,
+    LINE,
+    SOFT,
     Picture,
-    counted,
+    draw_bars,
+    draw_marks,
     house_style,
+    mark_style,
     new_figure,
     place_labels,
     set_log,
+    signed_points,
+    size_unit,
     unpack,
     verdict_handles,
 )
 from quantprobe.stats.estimates import Estimate
 
+Corner = Literal["lower left", "lower right"]
 
-def plot_direction_plane(
-    names: Sequence[str], volume: Sequence[Estimate], net: Sequence[Estimate], verdicts: Sequence[str | None], task: str
-) -> Picture:
-    """How many answers changed (volume) against which way (net), with an ellipse for both at once.
 
-    With d = +1, -1 or 0 for each item (leapfrog, drop, neither) volume is mean |d| and net is mean d, so their
-    covariance over items is `net x (1 - volume) / n`; the ellipse takes that correlation and the (clustered)
-    standard errors, and covers both numbers jointly at the level of the estimates.
+def change_picture(standings: Sequence[Standing], margin: float, take: str | None, about: str) -> Picture:
+    """Change of accuracy (points) against file size: verdict as colour and shape, intervals, the margin as a band.
+
+    `margin` is a fraction, `take` the label of the recommended quant, `about` what was asked, for the title.
     """
-    v, n = unpack(volume)[0], unpack(net)[0]
+    known = [s for s in standings if s.change is not None and s.change.value is not None and s.size_bytes is not None]
+    sizes = np.array([s.size_bytes for s in known], np.float64)
+    unit, scale = size_unit(sizes)
     with house_style():
-        figure, axes = new_figure(9.0, 6.0)
-        reach = max([0.01, *(e.high for e in volume if e.high is not None), *v[np.isfinite(v)]]) * 1.08
-        axes.set_xscale("function", functions=(_root, np.square))
-        edge = np.linspace(0, reach**0.5, 60) ** 2
-        axes.fill_between(edge, -edge, edge, color=FAINT, alpha=0.07, linewidth=0)
-        axes.plot(edge, edge, color=FAINT, linewidth=0.8, linestyle="--")
-        axes.plot(edge, -edge, color=FAINT, linewidth=0.8, linestyle="--")
-        axes.axhline(0, color=FAINT, linewidth=0.8)
-        for volume_e, net_e, verdict in zip(volume, net, verdicts, strict=True):
-            color, marker = VERDICT_STYLE.get(verdict or "", (FAINT, "x"))
-            _draw_ellipse(axes, volume_e, net_e, color)
-            axes.plot(unpack([volume_e])[0], unpack([net_e])[0], marker, color=color, markersize=6)
-        lowest = min([0.0, *(e.low for e in net if e.low is not None), *n[np.isfinite(n)]])
-        highest = max([0.0, *(e.high for e in net if e.high is not None), *n[np.isfinite(n)]])
-        span = max(highest - lowest, 0.01)
-        axes.set_xlim(0, reach)
-        axes.set_ylim(lowest - 0.15 * span, highest + 0.15 * span)
-        axes.set_xticks(_root_ticks(reach))
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.set_xlabel("volume: share of items whose correctness changed (square-root scale)")
-        axes.set_ylabel("net change of accuracy (leapfrogs minus drops)")
-        axes.set_title(f"Volume and direction on {task}\n{counted(net, 'items', 'groups')}; shaded: possible region")
-        _verdict_legend(axes, verdicts)
-        known = np.isfinite(v) & np.isfinite(n)
-        place_labels(axes, v[known], n[known], [name for name, k in zip(names, known, strict=True) if k])
-    far = int(np.nanargmax(v)) if known.any() else None
-    tale = "" if far is None else f" The most changed is {names[far]}: {v[far]:.1%} changed, net {n[far]:+.1%}."
-    alt = f"Share of changed answers against net change of accuracy on {task}, {len(names)} quants.{tale}"
-    return Picture(f"direction-{safe_name(task)}", f"Volume and direction, {task}", alt, figure)
+        figure, axes = new_figure(9.0, 6.0, "Did the answers get worse?")
+        axes.set_title(about)
+        axes.set_xlabel(f"file size, {unit}")
+        _draw_changes(axes, sizes / scale, known, margin, take, "lower right")
+    worse = sum(s.verdict == "worse" for s in known)
+    chosen = f" Recommended: {take}." if take else ""
+    alt = f"File size against change of accuracy, {len(known)} quants; {worse} are worse than the base.{chosen}"
+    return Picture("change_vs_size", alt, figure)
 
 
-def plot_margin_shifts(
-    names: Sequence[str], shifts: Sequence[FloatArray], means: Sequence[Estimate], task: str
-) -> Picture:
-    """Distribution of the signed margin shift of the items, per quant, in nats; negative is away from the right answer.
-
-    `shifts` holds each quant's finite shifts. Thin line 5 to 95 %, bar 25 to 75 %, tick at the median, diamond
-    with whiskers for the mean and its interval. The axis is linear near 0 and logarithmic beyond the
-    power of ten below the median quant's 75 % point of the absolute shift.
-    """
+def law_picture(standings: Sequence[Standing], margin: float, take: str | None, about: str) -> Picture:
+    """Change of accuracy (points) against mean KLD (log): whether distance tells which way."""
+    known = [s for s in standings if s.change is not None and s.change.value is not None]
+    known = [s for s in known if s.kld is not None and (s.kld.value or 0) > 0]
+    klds = np.array([s.kld.value for s in known if s.kld is not None], np.float64)
     with house_style():
-        figure, axes = new_figure(8.5, 1.9 + 0.3 * len(names))
-        spread = [float(np.quantile(abs(s), 0.75)) for s in shifts if len(s)]
-        near = 10.0 ** np.floor(np.log10(max(float(np.median(spread)) if spread else 0.1, 1e-4)))
-        set_log(axes, "x", "symlog", linthresh=near)
-        for place, (values, mean) in enumerate(zip(shifts, means, strict=True)):
-            if not len(values):
-                axes.text(0, place, "no margins", ha="center", va="center", fontsize=8)
-                continue
-            p05, p25, p50, p75, p95 = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])
-            axes.plot([p05, p95], [place, place], color=BLUE, linewidth=1.0, solid_capstyle="butt")
-            axes.plot([p25, p75], [place, place], color=BLUE, linewidth=7, alpha=0.45, solid_capstyle="butt")
-            axes.plot(p50, place, "|", color=BLUE, markersize=11, markeredgewidth=1.6)
-            if mean.low is not None and mean.high is not None:
-                axes.plot([mean.low, mean.high], [place, place], color=ORANGE, linewidth=2.2)
-            axes.plot(unpack([mean])[0], [place], "D", color=ORANGE, markersize=4.5)
-        axes.axvline(0, color=FAINT, linewidth=1.0)
-        axes.set_yticks(range(len(names)), names)
-        axes.set_ylim(len(names) - 0.4, -0.6)
-        axes.set_xlabel("margin shift against the base (nats; linear near 0, then log)")
-        axes.set_title(f"Shift of the margin on {task}\n{counted(means, 'items', 'groups')}")
-        handles = [
-            Line2D([], [], color=BLUE, linewidth=1.0, label="5 to 95 %"),
-            Line2D([], [], color=BLUE, linewidth=7, alpha=0.45, label="25 to 75 %"),
-            Line2D([], [], color=BLUE, marker="|", linestyle="", markersize=11, markeredgewidth=1.6, label="median"),
-            Line2D([], [], color=ORANGE, marker="D", markersize=4.5, linewidth=2.2, label="mean and interval"),
-        ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=4)
-    clear = [n for n, m in zip(names, means, strict=True) if m.high is not None and m.high < 0]
-    alt = f"Margin shift on {task} for {len(names)} quants. Mean clearly below zero: {', '.join(clear) or 'none'}."
-    return Picture(f"margin-shift-{safe_name(task)}", f"Shift of the margin, {task}", alt, figure)
+        figure, axes = new_figure(9.0, 6.0, "Does the distance tell which way?")
+        axes.set_title(about)
+        set_log(axes, "x", klds)
+        axes.set_xlabel("mean KLD from the base, nats per token (log axis)")
+        _draw_changes(axes, klds, known, margin, take, "lower left")
+    alt = f"Mean KLD against change of accuracy, {len(known)} quants; the verdict is colour and shape."
+    return Picture("change_vs_kld", alt, figure)
 
 
-def plot_net_forest(
-    names: Sequence[str],
+def direction_picture(standings: Sequence[Standing], take: str | None, about: str) -> Picture:
+    """Share of changed answers (volume) against net change, in points; what cannot be, |net| > volume, is grey."""
+    known = [s for s in standings if s.change is not None and s.volume is not None and s.volume.value is not None]
+    x, y = 100 * unpack([s.volume for s in known])[0], 100 * unpack([s.change for s in known])[0]
+    with house_style():
+        figure, axes = new_figure(9.0, 6.0, "How many answers changed, and which way")
+        reach = max(float(x.max(initial=0.0)) * 1.08, 0.1)
+        low, high = min(float(y.min(initial=0.0)), 0.0), max(float(y.max(initial=0.0)), 0.0)
+        room = 0.12 * max(high - low, 0.2)
+        axes.set_xlim(-0.03 * reach, reach)
+        axes.set_ylim(low - room, high + room)
+        edge = np.array([0.0, reach])
+        for sign in (-1, 1):
+            axes.fill_between(edge, sign * edge, sign * 1e4, color=LINE, alpha=0.45, linewidth=0)
+        axes.axvspan(-reach, 0, color=LINE, alpha=0.45, linewidth=0)
+        axes.axhline(0, color=SOFT, linewidth=1.0)
+        draw_marks(axes, x, y, [s.verdict for s in known])
+        _ring(axes, x, y, [s.label for s in known], take)
+        axes.yaxis.set_major_formatter(FuncFormatter(signed_points))
+        axes.set_xlabel("volume: answers that changed between right and wrong, % of the questions")
+        axes.set_ylabel("net change of accuracy, points")
+        axes.set_title(about)
+        impossible = Patch(facecolor=LINE, alpha=0.45, label="cannot be: net is at most the volume")
+        axes.legend(handles=[*verdict_handles([s.verdict for s in known]), impossible], loc="lower left")
+        place_labels(axes, x, y, [s.label for s in known], [Bbox([[0.0, 0.0], [reach, 0.0]])], leaders=False)
+    alt = f"Share of changed answers against net change of accuracy, {len(known)} quants."
+    return Picture("direction", alt, figure)
+
+
+def tasks_picture(
+    labels: Sequence[str],
     tasks: Sequence[str],
-    net: Sequence[Sequence[Estimate | None]],
+    changes: Sequence[Sequence[Estimate | None]],
     verdicts: Sequence[Sequence[str | None]],
-    margin: float | None,
+    margin: float,
 ) -> Picture:
-    """Net change of accuracy of every quant, one panel per task, with intervals and the margin as a band.
+    """Change of accuracy (points) of every quant with its interval, one panel per task.
 
-    `net[q][t]` and `verdicts[q][t]` belong to quant q and task t; None where a quant lacks a task.
+    `changes[q][t]` and `verdicts[q][t]` belong to quant q and task t; None where a quant lacks a task.
     """
     with house_style():
-        figure, first = new_figure(2.4 + 3.1 * len(tasks), 1.9 + 0.28 * len(names))
+        figure, first = new_figure(2.2 + 2.7 * len(tasks), 1.6 + 0.25 * len(labels), "Change of accuracy, task by task")
         figure.delaxes(first)
         grid = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
         for column, (axes, task) in enumerate(zip(grid, tasks, strict=True)):
-            if margin is not None:
-                axes.axvspan(-margin, margin, color=FAINT, alpha=0.18, linewidth=0)
-            axes.axvline(0, color=FAINT, linewidth=1.0)
-            for place in range(len(names)):
-                _draw_forest_row(axes, place, net[place][column], verdicts[place][column])
-            present = [row[column] for row in net if row[column] is not None]
-            axes.set_title(f"{task}\n{counted([e for e in present if e is not None], 'items', 'groups', short=True)}")
-            axes.xaxis.set_major_locator(MaxNLocator(3))
-            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-            axes.set_yticks(range(len(names)), names)
-            axes.set_ylim(len(names) - 0.4, -0.6)
-        band = "" if margin is None else f"; band: margin of {margin:.2%}"
-        figure.supxlabel(f"net change of accuracy against the base{band}", fontsize=10)
-        flat = [v for row in verdicts for v in row]
-        figure.legend(handles=verdict_handles(flat), loc="outside upper center", ncols=4)
-    worse = sorted({n for n, row in zip(names, verdicts, strict=True) if "worse" in row}, key=list(names).index)
-    alt = (
-        f"Net change of accuracy with intervals for {len(names)} quants on {', '.join(tasks)}. "
-        f"Worse than the base on at least one task: {', '.join(worse) or 'none'}."
-    )
-    return Picture("net-forest", "Net change of accuracy, per task", alt, figure)
+            axes.axvspan(-100 * margin, 100 * margin, color=BAND, linewidth=0)
+            axes.axvline(0, color=SOFT, linewidth=1.0)
+            for place, (row, words) in enumerate(zip(changes, verdicts, strict=True)):
+                _draw_row(axes, place, row[column], words[column])
+            counts = {e.n for row in changes if (e := row[column]) is not None and e.n}
+            axes.set_title(f"{task}\n{max(counts):,} questions" if counts else task)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.xaxis.set_major_formatter(FuncFormatter(signed_points))
+            axes.set_yticks(range(len(labels)), labels)
+            axes.set_ylim(len(labels) - 0.4, -0.6)
+        figure.supxlabel("change of accuracy against the base, points (band: the margin)", fontsize=10)
+        handles = verdict_handles([verdict for words in verdicts for verdict in words])
+        figure.legend(handles=handles, loc="outside upper right", ncols=5)
+    worse = sum("worse" in words for words in verdicts)
+    alt = f"Change of accuracy of {len(labels)} quants on {len(tasks)} tasks; {worse} are worse on at least one."
+    return Picture("change_by_task", alt, figure)
 
 
-def _draw_ellipse(axes: Axes, volume: Estimate, net: Estimate, color: str) -> None:
-    if not volume.value or net.value is None or volume.stderr is None or net.stderr is None:
-        return
-    root = np.sqrt(volume.value * (1 - volume.value) * (volume.value - net.value**2))
-    rho = 0.0 if root <= 0 else float(np.clip(net.value * (1 - volume.value) / root, -1, 1))
-    covariance = np.array(
-        [[volume.stderr**2, rho * volume.stderr * net.stderr], [rho * volume.stderr * net.stderr, net.stderr**2]]
-    )
-    turn = np.linspace(0, 2 * np.pi, 120)
-    lengths, directions = np.linalg.eigh(covariance)
-    radii = np.sqrt(stats.chi2.ppf(net.level, 2) * np.maximum(lengths, 0))
-    outline = directions @ (radii[:, None] * np.stack([np.cos(turn), np.sin(turn)]))
-    x, y = np.maximum(volume.value + outline[0], 0), net.value + outline[1]
-    axes.fill(x, y, facecolor=color, alpha=0.13, linewidth=0)
-    axes.plot(x, y, color=color, linewidth=0.7, alpha=0.7)
+def _draw_changes(
+    axes: Axes, x: FloatArray, known: Sequence[Standing], margin: float, take: str | None, corner: Corner
+) -> None:
+    values, low, high = (100 * column for column in unpack([s.change for s in known]))
+    verdicts, labels = [s.verdict for s in known], [s.label for s in known]
+    axes.axhspan(-100 * margin, 100 * margin, color=BAND, linewidth=0)
+    axes.axhline(0, color=SOFT, linewidth=1.0)
+    bars = draw_bars(axes, x, low, high, [mark_of(verdict).light for verdict in verdicts])
+    draw_marks(axes, x, values, verdicts)
+    _ring(axes, x, values, labels, take)
+    axes.yaxis.set_major_formatter(FuncFormatter(signed_points))
+    axes.set_ylabel("change of accuracy against the base, points")
+    axes.margins(x=0.09, y=0.09)
+    handles = verdict_handles(verdicts)
+    if take is not None:
+        ring = {"marker": "o", "markerfacecolor": "none", "markersize": 11, "color": "#1f2328", "linestyle": ""}
+        handles.insert(0, Line2D([], [], label=f"take this one: {take}", **ring))  # type: ignore[arg-type]
+    axes.legend(handles=handles, loc=corner)
+    left, right = axes.get_xlim()
+    place_labels(axes, x, values, labels, [*bars, Bbox([[left, 0.0], [right, 0.0]])])
 
 
-def _root_ticks(reach: float) -> list[float]:
-    """Round shares up to `reach` that stand at least a twelfth of the square-root axis apart."""
-    ticks = [0.0]
-    for tick in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75):
-        if tick < reach and tick**0.5 - ticks[-1] ** 0.5 > reach**0.5 / 12:
-            ticks.append(tick)
-    return ticks
+def _ring(axes: Axes, x: FloatArray, y: FloatArray, labels: Sequence[str], take: str | None) -> None:
+    if take in labels:
+        place = labels.index(take)
+        axes.plot(x[place], y[place], "o", markersize=13, markerfacecolor="none", color="#1f2328", zorder=2)
 
 
-def _root(values: FloatArray) -> FloatArray:
-    return np.sqrt(np.maximum(values, 0))
-
-
-def _draw_forest_row(axes: Axes, place: int, net: Estimate | None, verdict: str | None) -> None:
-    color, marker = VERDICT_STYLE.get(verdict or "", (FAINT, "x"))
-    if net is None or net.value is None:
+def _draw_row(axes: Axes, place: int, change: Estimate | None, verdict: str | None) -> None:
+    mark = mark_of(verdict)
+    if change is None or change.value is None:
         axes.text(0, place, "not measured", ha="center", va="center", fontsize=7.5)
         return
-    if net.low is not None and net.high is not None:
-        axes.plot([net.low, net.high], [place, place], color=color, linewidth=1.6)
-    axes.plot(net.value, place, marker, color=color, markersize=5.5)
-
-
-def _verdict_legend(axes: Axes, verdicts: Sequence[str | None]) -> None:
-    axes.legend(handles=verdict_handles(verdicts), loc="lower left")
+    if change.low is not None and change.high is not None:
+        axes.plot([100 * change.low, 100 * change.high], [place, place], color=mark.light, linewidth=1.4, zorder=2)
+    axes.plot(100 * change.value, place, **mark_style(mark))

@@ -1,9 +1,8 @@
-"""What every picture shares: colours, markers, fonts, label placing, saving. No pyplot, no global state."""
+"""What every picture shares: colours, fonts, log axes, label placing, saving. No pyplot, no global state."""
 
 from __future__ import annotations
 
 import io
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,51 +17,40 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from quantprobe.arrays import FloatArray
 from quantprobe.files import write_whole
+from quantprobe.report.marks import MARKS, NO_MARK, Mark, mark_of
 from quantprobe.stats.estimates import Estimate
 
-INK = "#1f2328"
-"""Text, axes and everything that the page recolours for its theme; used for nothing else."""
-FAINT = "#878d96"
-"""Grid and guide lines: contrast 3.3 on white, 5.4 on the page's dark ground."""
-BLUE, ORANGE, GREEN, PURPLE = "#2f78c4", "#c4611a", "#17875f", "#a3579a"
-"""Relative luminance between 0.13 and 0.29, so each has contrast of 3 or more on white and on the dark ground."""
-
-VERDICT_STYLE = {
-    "worse": (ORANGE, "v"),
-    "better": (GREEN, "^"),
-    "equivalent": (BLUE, "s"),
-    "not separable": (PURPLE, "o"),
-}
-"""Colour and marker: never colour alone."""
-DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (5, 2)), (0, (2, 1)), (0, (6, 2, 1, 2)))
+INK, SOFT, LINE = "#1f2328", "#59636e", "#d5dbe1"
+BAND = "#dfe9f5"
+NEAR = "#1b5a9e"
+"""What no smaller quant beats; the others are drawn in SOFT."""
+DPI = 144
 
 _RC: dict[str, Any] = {
     "font.family": ["DejaVu Sans", "sans-serif"],
     "font.size": 10.0,
-    "axes.titlesize": 11.5,
-    "axes.titleweight": "bold",
+    "axes.titlesize": 10.0,
     "axes.titlelocation": "left",
-    "axes.facecolor": "none",  # whatever ground the page has
-    "axes.edgecolor": INK,
+    "axes.titlecolor": SOFT,
+    "axes.edgecolor": SOFT,
     "axes.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": FAINT,
-    "grid.alpha": 0.28,
+    "grid.color": LINE,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "legend.fontsize": 9.0,
-    "lines.linewidth": 1.4,
+    "lines.linewidth": 1.3,
     "text.parse_math": False,  # a dollar in a name is a dollar
     "svg.fonttype": "none",
     "svg.hashsalt": "quantprobe",
@@ -71,10 +59,9 @@ _RC: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Picture:
-    """One finished plot: a figure, a file name without extension, a title, and the text for those who cannot see it."""
+    """One finished plot: a figure, a file name without extension, and the text for those who cannot see it."""
 
     name: str
-    title: str
     alt: str
     figure: Figure
 
@@ -92,10 +79,11 @@ def house_style() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float, title: str) -> tuple[Figure, Axes]:
     """A figure of `width x height` inches with one axes, outside pyplot's list of figures."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
     return figure, figure.add_subplot()
 
 
@@ -106,151 +94,179 @@ def freeze_layout(figure: Figure) -> None:
         figure.set_layout_engine("none")
 
 
-def set_log(axes: Axes, which: str, scale: str = "log", **options: Any) -> None:
-    """A logarithmic x or y axis whose ticks read 0.001, not a power.
+def set_log(axes: Axes, which: str, values: FloatArray) -> None:
+    """A logarithmic x or y axis whose ticks read 0.001, not a power; 1-2-5 ticks within two decades, 1-3 within four.
 
-    Minor ticks are labelled where the axis spans a decade or less.
+    `values` are what the axis shows, all above 0.
     """
-    getattr(axes, f"set_{which}scale")(scale, **options)
+    getattr(axes, f"set_{which}scale")("log")
     axis = getattr(axes, f"{which}axis")
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.0, 0.4)) if scale == "log" else NullFormatter())
+    decades = float(np.log10(values.max() / values.min())) if len(values) else 0.0
+    subs = (1.0, 2.0, 5.0) if decades < 2 else (1.0, 3.0) if decades < 4 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
-def ordered_colors(n: int) -> list[str]:
-    """`n` colours from blue through grey to orange, of nearly equal luminance: read in order, not as categories."""
-    stops = np.array([mpl.colors.to_rgb(c) for c in (BLUE, "#77777f", ORANGE)])
-    where = np.linspace(0.0, 2.0, max(n, 2))[:n]
-    mixed = np.stack([np.interp(where, [0, 1, 2], stops[:, channel]) for channel in range(3)], axis=1)
-    return [mpl.colors.to_hex(color) for color in mixed]
+def signed_points(value: float, _: object = None) -> str:
+    """A tick of an axis in points: `+2`, `0`, `-0.5`."""
+    return f"{value:+g}" if abs(value) > 1e-9 else "0"
 
 
-def place_labels(axes: Axes, x: FloatArray, y: FloatArray, labels: Sequence[str], size: float = 8.0) -> list[Bbox]:
-    """Write each label near its point so that no two labels overlap; a thin line leads from those that had to move.
+def size_unit(sizes: FloatArray) -> tuple[str, float]:
+    """The unit of an axis of sizes in bytes, and the bytes in it."""
+    return ("GB (10^9 bytes)", 1e9) if len(sizes) and np.nanmax(sizes) >= 1e9 else ("MB (10^6 bytes)", 1e6)
 
-    Greedy: points from left to right, positions on growing rings around the point, the first that is
-    free of labels and inside the axes, and of points where that can be had. Gives the boxes in pixels.
+
+def unpack(estimates: Sequence[Estimate | None]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Values and bounds `[n]` as float64, NaN where there is none."""
+    known = [e or Estimate(None) for e in estimates]
+    columns = ([e.value for e in known], [e.low for e in known], [e.high for e in known])
+    value, low, high = (np.array([np.nan if v is None else v for v in column], dtype=np.float64) for column in columns)
+    return value, low, high
+
+
+def draw_marks(axes: Axes, x: FloatArray, y: FloatArray, verdicts: Sequence[str | None]) -> None:
+    """One mark per quant: colour and shape of its verdict. Undecided ones are hollow."""
+    marks = [mark_of(verdict) for verdict in verdicts]
+    for mark in dict.fromkeys(marks):
+        chosen = np.array([other == mark for other in marks])
+        axes.plot(x[chosen], y[chosen], **mark_style(mark))
+
+
+def mark_style(mark: Mark) -> dict[str, Any]:
+    """Keyword arguments of `Axes.plot` for one mark."""
+    hollow = mark in (MARKS["not separable"], NO_MARK)
+    return {
+        "marker": mark.marker,
+        "color": mark.light,
+        "markerfacecolor": "white" if hollow else mark.light,
+        "markersize": 6.5,
+        "markeredgewidth": 1.6 if hollow else 1.0,
+        "linestyle": "",
+        "zorder": 3,
+    }
+
+
+def verdict_handles(verdicts: Sequence[str | None]) -> list[Line2D]:
+    """Legend entries for the verdicts that occur, with how many quants have each."""
+    words = [verdict if verdict is not None and verdict in MARKS else "no verdict" for verdict in verdicts]
+    return [
+        Line2D([], [], label=f"{word} ({words.count(word)})", **mark_style(mark_of(word)))
+        for word in (*MARKS, "no verdict")
+        if word in words
+    ]
+
+
+def draw_bars(axes: Axes, x: FloatArray, low: FloatArray, high: FloatArray, colors: Sequence[str]) -> list[Bbox]:
+    """Intervals as vertical lines, and where they are, for `place_labels` to go around."""
+    known = np.flatnonzero(np.isfinite(low) & np.isfinite(high)).tolist()
+    inks = [colors[place] for place in known]
+    axes.vlines(x[known], low[known], high[known], colors=inks, linewidth=1.1, alpha=0.6, zorder=2)
+    return [Bbox([[x[place], low[place]], [x[place], high[place]]]) for place in known]
+
+
+def place_labels(
+    axes: Axes, x: FloatArray, y: FloatArray, labels: Sequence[str], lines: Sequence[Bbox] = (), leaders: bool = True
+) -> list[Bbox]:
+    """Write each label near its point where it covers no point and no label, and if it can no line; gives the boxes.
+
+    Points from left to right, each at the cheapest of 300 places around it; a thin line leads from those that stand far
+    off, or, without `leaders`, those have no label. `lines` are vertical or horizontal lines in data units, as boxes
+    without width or height. Boxes are in pixels.
     """
     figure = axes.get_figure(root=True)
     assert isinstance(figure, Figure)
     freeze_layout(figure)
     renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
-    inside = axes.get_window_extent(renderer)
     dots = axes.transData.transform(np.column_stack([x, y]))
-    taken: list[Bbox] = []
+    frame = np.array(axes.get_window_extent(renderer).extents)
+    soft = np.array([_line_box(axes, line) for line in lines]).reshape(-1, 4)
+    hard = np.column_stack([dots - 7, dots + 7])
+    legend = axes.get_legend()
+    if legend is not None:
+        hard = np.vstack([hard, legend.get_window_extent(renderer).extents])
+    boxes: list[Bbox] = []
     for index in np.argsort(dots[:, 0], kind="stable"):
         note = axes.annotate(
-            labels[index],
-            (x[index], y[index]),
-            xytext=(0, 0),
-            textcoords="offset points",
-            fontsize=size,
-            ha="center",
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3},
-        )
+            labels[index], (x[index], y[index]), xytext=(0, 0), textcoords="offset points", fontsize=8,
+            ha="center", va="center", zorder=4,
+            arrowprops={"arrowstyle": "-", "color": SOFT, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 4},
+        )  # fmt: skip
         extent = note.get_window_extent(renderer)
-        box = _free_box(dots[index], extent.width + 2, extent.height + 1, taken, dots, inside)
-        taken.append(box)
-        offset = np.array([(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2]) - dots[index]
-        note.xyann = tuple(offset * 72 / figure.dpi)  # points, so the same at every resolution
-        reach = np.hypot(max(abs(offset[0]) - extent.width / 2, 0), max(abs(offset[1]) - extent.height / 2, 0))
-        if note.arrow_patch is not None and reach < 9:
+        middle, far = _best_place(dots, index, extent.width + 3, extent.height, hard, soft, frame)
+        if far and not leaders:
+            note.remove()
+            continue
+        half = np.array([extent.width + 3, extent.height]) / 2
+        box = np.concatenate([middle - half, middle + half])
+        hard = np.vstack([hard, box])
+        boxes.append(Bbox.from_extents(*box))
+        note.xyann = tuple((middle - dots[index]) * 72 / figure.dpi)  # points, so the same at every resolution
+        if note.arrow_patch is not None and not far:
             note.arrow_patch.set_visible(False)
-    return taken
+    return boxes
 
 
-def _free_box(
-    dot: FloatArray, width: float, height: float, taken: Sequence[Bbox], dots: FloatArray, inside: Bbox
-) -> Bbox:
-    angles = np.deg2rad([0, 180, 90, 270, 30, 150, 330, 210, 60, 120, 240, 300])
-    fallback: Bbox | None = None
-    for gap in np.arange(5.0, 400.0, 7.0):
-        for angle in angles:
-            cx = dot[0] + np.cos(angle) * (gap + width / 2)
-            cy = dot[1] + np.sin(angle) * (gap + height / 2)
-            box = Bbox.from_bounds(cx - width / 2, cy - height / 2, width, height)
-            if any(box.overlaps(other) for other in taken):
-                continue
-            if not (box.x0 > inside.x0 and box.x1 < inside.x1 and box.y0 > inside.y0 and box.y1 < inside.y1):
-                continue
-            covered = (abs(dots[:, 0] - cx) < width / 2 + 3) & (abs(dots[:, 1] - cy) < height / 2 + 3)
-            if not covered.any():
-                return box
-            fallback = fallback or box
-        if fallback is not None and gap > 60:
-            return fallback
-    return fallback or Bbox.from_bounds(dot[0] + 5, dot[1] - height / 2, width, height)
+_ANGLES = np.deg2rad([0, 180, 90, 270, 30, 150, 330, 210, 60, 120, 240, 300])
+_GAPS = np.array([9, 13, 18, 24, 31, 39, 48, 58, 70, 84, 100, 118, 138, 160, 185, 212, 242, 275, 310, 350, 400])
 
 
-def render_svg(picture: Picture) -> str:
-    """The plot as an SVG document without ground; text stays text. The same bytes for the same plot."""
-    buffer = io.StringIO()
+def _best_place(
+    dots: FloatArray,
+    index: int,
+    width: float,
+    height: float,
+    hard: FloatArray,
+    soft: FloatArray,
+    frame: FloatArray,
+) -> tuple[FloatArray, bool]:
+    """The middle of the cheapest box around a point, `[2]` pixels, and whether it is so far that it needs a leader."""
+    gaps, angles = (grid.ravel() for grid in np.meshgrid(_GAPS, _ANGLES, indexing="ij"))
+    away = np.column_stack([np.cos(angles) * (gaps + width / 2), np.sin(angles) * (gaps + height / 2)])
+    middles = dots[index] + away
+    half = np.array([width, height]) / 2
+    places = np.column_stack([middles - half, middles + half])
+    outside = np.maximum(frame[:2] - places[:, :2], 0).sum(1) + np.maximum(places[:, 2:] - frame[2:], 0).sum(1)
+    cost = gaps + 1e4 * _covered(places, hard) + 1e3 * outside + 4.0 * _covered(places, soft) ** 0.5
+    # a leader must not pass another point; a label must not stand nearer to another point than to its own
+    others = np.delete(dots, index, axis=0)
+    if len(others):
+        steps = np.linspace(0.25, 1, 8)[:, None, None]
+        way = dots[index] + steps * away[None]
+        distance = np.sqrt(((way[:, :, None] - others[None, None]) ** 2).sum(-1)).min(axis=(0, 2))
+        cost = cost + np.where((gaps > 13) & (distance < 7), 60.0, 0.0)
+        reach = np.maximum(np.abs(middles[:, None] - others[None]) - half, 0)
+        cost = cost + np.where((gaps <= 24) & (np.hypot(*reach.T).min(0) < gaps), 25.0, 0.0)
+    best = int(np.argmin(cost))
+    return middles[best], bool(gaps[best] > 18)
+
+
+def _covered(places: FloatArray, others: FloatArray) -> FloatArray:
+    """Square pixels of each of `[n, 4]` places that lie on `[m, 4]` others, `[n]`."""
+    low = np.maximum(places[:, None, :2], others[None, :, :2])
+    high = np.minimum(places[:, None, 2:], others[None, :, 2:])
+    area: FloatArray = np.prod(np.maximum(high - low, 0), axis=2).sum(1)
+    return area
+
+
+def _line_box(axes: Axes, line: Bbox) -> FloatArray:
+    corners = axes.transData.transform(line.get_points())
+    return np.concatenate([corners.min(0) - 1, corners.max(0) + 1])
+
+
+def write_picture(picture: Picture, folder: Path, svg: bool = False) -> tuple[Path, ...]:
+    """Write `NAME.png` (144 dpi), and with `svg` also `NAME.svg`, on white, into `folder`; the same bytes each time."""
+    written = [_write(picture, folder / f"{picture.name}.png", {"format": "png", "dpi": DPI})]
+    if svg:
+        written.append(_write(picture, folder / f"{picture.name}.svg", {"format": "svg", "metadata": {"Date": None}}))
+    return tuple(written)
+
+
+def _write(picture: Picture, path: Path, how: dict[str, Any]) -> Path:
+    buffer = io.BytesIO()
     with house_style():
         freeze_layout(picture.figure)
-        picture.figure.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None})
-    return buffer.getvalue()
-
-
-def write_picture(picture: Picture, svg: str, folder: Path) -> tuple[Path, Path]:
-    """Write `NAME.png` (144 dpi) and `NAME.svg` (from `render_svg`), both on white, into `folder`."""
-    png = io.BytesIO()
-    with house_style():
-        freeze_layout(picture.figure)
-        picture.figure.savefig(png, format="png", dpi=144, facecolor="white")
-    on_white = svg.replace("<svg ", '<svg style="background: #ffffff" ', 1)
-    paths = folder / f"{picture.name}.png", folder / f"{picture.name}.svg"
-    write_whole(paths[0], png.getvalue())
-    write_whole(paths[1], on_white.encode("utf-8"))
-    return paths
-
-
-def inline_svg(picture: Picture, svg: str) -> str:
-    """`svg` (from `render_svg`) as an element for a page: ink as `currentColor`, ids unique to this plot.
-
-    The element is hidden from screen readers; the page gives `picture.alt` in its place.
-    """
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\bid="', f'id="{picture.name}-', svg)
-    svg = svg.replace("url(#", f"url(#{picture.name}-").replace('xlink:href="#', f'xlink:href="#{picture.name}-')
-    svg = re.sub(r"\n\s+", "\n", svg).replace(INK, "currentColor")
-    return svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
-
-
-def unpack(estimates: Sequence[Estimate]) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Values and bounds `[n]` as float64, NaN where there is none."""
-    columns = ([e.value for e in estimates], [e.low for e in estimates], [e.high for e in estimates])
-    value, low, high = (np.array([np.nan if v is None else v for v in column], dtype=np.float64) for column in columns)
-    return value, low, high
-
-
-def counted(estimates: Sequence[Estimate], things: str, clusters: str, short: bool = False) -> str:
-    known = [e for e in estimates if e.value is not None]
-    if not known:
-        return "nothing measured"
-    text = f"{span(sorted({e.n for e in known}))} {things}"
-    if any(e.n_clusters not in (0, e.n) for e in known):
-        text += f" in {span(sorted({e.n_clusters for e in known}))} {clusters}"
-    return text if short else f"{text}, {len(known)} quants, {known[0].level:.0%} intervals"
-
-
-def span(counts: Sequence[int]) -> str:
-    if not counts:
-        return "0"
-    return f"{counts[0]:,}" if counts[0] == counts[-1] else f"{counts[0]:,} to {counts[-1]:,}"
-
-
-def verdict_handles(verdicts: Sequence[str | None]) -> list[Line2D]:
-    present = [v for v in VERDICT_STYLE if v in verdicts]
-    handles = [
-        Line2D([], [], color=VERDICT_STYLE[v][0], marker=VERDICT_STYLE[v][1], linestyle="", label=v) for v in present
-    ]
-    if any(v not in VERDICT_STYLE for v in verdicts):
-        handles.append(Line2D([], [], color=FAINT, marker="x", linestyle="", label="no verdict"))
-    return handles
-
-
-def draw_intervals(axes: Axes, x: FloatArray, y: FloatArray, low: FloatArray, high: FloatArray, color: str) -> None:
-    known = np.isfinite(low) & np.isfinite(high)
-    axes.vlines(x[known], low[known], high[known], color=color, linewidth=1.1, alpha=0.65)
+        picture.figure.savefig(buffer, facecolor="white", **how)
+    write_whole(path, buffer.getvalue())
+    return path

@@ -1,0 +1,75 @@
+"""Options that say how models are run, one for each declaration in `quantprobe.settings`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from quantprobe.cli.shared.options import Command, stack
+from quantprobe.settings import SETTINGS, Setting, Settings
+
+
+class SettingType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A setting as it is written on the command line."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.name = setting.kind.metavar
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.setting.read(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(name) for name in self.setting.kind.choices if name.startswith(incomplete)]
+
+
+def _setting_option(setting: Setting, shows_default: bool) -> Callable[[Command], Command]:
+    default = f"  [default: {setting.default_text}]" if shows_default and setting.default_text else ""
+    if setting.is_off_switch:
+        return click.option(
+            *setting.flags, setting.name, is_flag=True, flag_value=False, default=True, help=setting.help
+        )
+    return click.option(
+        *setting.flags, setting.name, type=SettingType(setting), default=setting.default,
+        metavar=setting.kind.metavar, help=setting.help + default,
+    )  # fmt: skip
+
+
+def settings_options(command: Command) -> Command:
+    """Adds the options that say how models are run; the command gets them as one `settings`."""
+
+    @stack(*(_setting_option(setting, shows_default=True) for setting in SETTINGS.values()))
+    @functools.wraps(command)
+    def with_settings(*args: Any, **kwargs: Any) -> Any:
+        values = {name: kwargs.pop(name) for name in SETTINGS}
+        return command(*args, settings=Settings(**values), **kwargs)
+
+    return with_settings  # type: ignore[return-value]
+
+
+def changed_settings_options(command: Command) -> Command:
+    """The same options where a capture has the settings already: the command gets those given as `changes`."""
+
+    # the default is the capture's setting, not the one that --help would show
+    @stack(*(_setting_option(setting, shows_default=False) for setting in SETTINGS.values()))
+    @click.pass_context
+    @functools.wraps(command)
+    def with_changes(ctx: click.Context, /, *args: Any, **kwargs: Any) -> Any:
+        values = {name: kwargs.pop(name) for name in SETTINGS}
+        given = {
+            name: value
+            for name, value in values.items()
+            if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+        }
+        return command(*args, changes=given, **kwargs)
+
+    return with_changes  # type: ignore[return-value]

@@ -1,0 +1,58 @@
+"""The files of a run: results.json, and what is made of it alone. A run is reported as a cohort of one."""
+
+from __future__ import annotations
+
+from quantprobe.files import write_text
+from quantprobe.report.notes import null_sentences, reading_notes, task_notes, text_notes, warnings
+from quantprobe.report.page.html import render_page
+from quantprobe.report.plots.fidelity import has_size_picture, size_picture
+from quantprobe.report.plots.style import write_picture
+from quantprobe.report.tables.csv_files import groups_csv, tasks_csv, texts_csv
+from quantprobe.report.tables.markdown import bullets, escape_markdown, join_blocks, markdown_table
+from quantprobe.report.tables.tasks import task_names, task_table
+from quantprobe.report.tables.texts import text_table
+from quantprobe.run.cohort import Cohort, read_cohort
+from quantprobe.run.folder import RunFolder
+from quantprobe.run.results import Results, write_results
+
+
+def write_run(results: Results, run: RunFolder) -> tuple[Cohort, tuple[str, ...]]:
+    """Write results.json and what is made of it alone; the run as a cohort, and the names of the files.
+
+    Raises `InputError` if a file cannot be written.
+    """
+    write_results(results, run)
+    cohort = read_cohort([run.path])
+    files = {
+        "results.csv": texts_csv(cohort),
+        "results_tasks.csv": tasks_csv(cohort),
+        "results_groups.csv": groups_csv(cohort),
+        "results.md": results_markdown(cohort),
+    }
+    written = {name: text for name, text in files.items() if text}
+    for name, text in written.items():
+        write_text(run.path / name, text)
+    names = [run.results.name, *written, *_draw_pictures(cohort, run)]
+    if cohort.quants:
+        write_text(run.page, render_page(cohort))
+        names.append(run.page.relative_to(run.path).as_posix())
+    return cohort, tuple(names)
+
+
+def results_markdown(cohort: Cohort) -> str:
+    """results.md: one table per text and per task, what holds for each, and how to read them."""
+    parts = [f"# Quants of {escape_markdown(cohort.base.name)}"]
+    for text in cohort.texts:
+        parts += [f"## Text: {escape_markdown(text)}", markdown_table(text_table(cohort, text))]
+        parts += bullets(map(escape_markdown, text_notes(cohort, text)))
+    for task in task_names(cohort):
+        parts += [f"## Task: {escape_markdown(task)}", markdown_table(task_table(cohort, task))]
+        parts += bullets(map(escape_markdown, task_notes(cohort, task)))
+    reading = [*null_sentences(cohort), *warnings(cohort), *reading_notes(cohort)]
+    return join_blocks([*parts, "## How to read", *bullets(map(escape_markdown, reading))])
+
+
+def _draw_pictures(cohort: Cohort, run: RunFolder) -> list[str]:
+    """KLD against size, one picture per text; its file name carries the text's name where there are several."""
+    drawn = [size_picture(cohort, text) for text in cohort.texts if has_size_picture(cohort, text)]
+    return [path.name for picture in drawn for path in write_picture(picture, run.path)]

@@ -1,0 +1,215 @@
+"""What holds for a text or a task whatever the quant, and how to read its table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from quantprobe.probes.grouping import CLUSTERS, STRATA
+from quantprobe.report.names import WHOLE, ShortNames, join_words
+from quantprobe.report.numbers import format_estimate, format_plain, format_points
+from quantprobe.report.tables.tasks import answered
+from quantprobe.report.tables.texts import AT_FLOOR, measured
+from quantprobe.run.cohort import Cohort
+from quantprobe.run.compare import flatten_settings
+from quantprobe.run.floor import is_at_floor
+from quantprobe.run.results import NullControl, TaskFacts
+from quantprobe.stats.estimates import Estimate
+from quantprobe.stats.summary_tasks import TaskSummary
+
+_NULL = "Null control: the base against its own capture"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def null_sentences(cohort: Cohort) -> list[str]:
+    """What the instrument shows where there is no difference, over how many rows, and where no control ran."""
+    texts, tasks = cohort.texts, cohort.tasks
+    null = cohort.null_control or NullControl()
+    exact, unchanged, told = [], [], []
+    for text in texts:
+        control = null.texts.get(text)
+        if control is not None:
+            rows = f"{control.kld_mean.n:,} rows of {text}"
+            if control.kld_mean.value == 0 and not cohort.floor(text):
+                exact.append(rows)
+            else:
+                told.append(_describe_floor(cohort, text, control.kld_mean, rows))
+    for task in tasks:
+        answers = null.tasks.get(task)
+        if answers is not None:
+            changed = answers.drops + answers.leapfrogs
+            where = task + ("" if answers.n_rows is None else f" ({answers.n_rows:,} rows compared)")
+            if changed:
+                told.append(f"{_NULL} changes {changed:,} answers of {where}; that many are the instrument's own.")
+            else:
+                unchanged.append(where)
+    missing = [probe for probe in texts if null.texts.get(probe) is None]
+    missing += [probe for probe in tasks if null.tasks.get(probe) is None]
+    if missing:
+        where = "" if len(missing) == len(texts) + len(tasks) else f" on {join_words(missing)}"
+        told.append(
+            f"No null control{where}: the base came from an imported file, so the instrument's floor is unknown."
+        )
+    clean = [f"has a KLD of exactly 0 over {join_words(exact)}"] if exact else []
+    clean += [f"changes no answer of {join_words(unchanged)}"] if unchanged else []
+    return ([f"{_NULL} {' and '.join(clean)}."] if clean else []) + told
+
+
+def _describe_floor(cohort: Cohort, text: str, kld: Estimate, rows: str) -> str:
+    if kld.value is None:
+        return f"No null control on {text}: no row of the base is a number (NaN or infinity)."
+    return (
+        f"{_NULL} has a mean KLD of {format_estimate(kld)} nats over {rows}; nothing at or below "
+        f"{format_plain(cohort.floor(text))} is interpreted."
+    )
+
+
+def warnings(cohort: Cohort, names: ShortNames = WHOLE) -> list[str]:
+    """What must be known before a table is read: quants at the floor, rows and questions that are left out."""
+    found = differences(cohort)
+    for text in cohort.texts:
+        rows = [(names(quant.name), summary) for quant, summary in measured(cohort, text)]
+        at_floor = [name for name, summary in rows if is_at_floor(summary.kld_mean, cohort.floor(text))]
+        if at_floor:
+            found.append(f"{AT_FLOOR} At the floor of {text}, not told apart from the base: {join_words(at_floor)}.")
+        found += [
+            f"{name}: {summary.n_nonfinite:,} rows of {text} held NaN or infinity and are left out; this file or the "
+            "base is damaged, or overflows."
+            for name, summary in rows
+            if summary.n_nonfinite
+        ]
+    for task in cohort.tasks:
+        found += [
+            f"{names(quant.name)}: {summary.n_invalid:,} questions of {task} are left out: a log-probability was not "
+            "finite, or the answer is unknown."
+            for quant, summary in answered(cohort, task)
+            if summary.n_invalid
+        ]
+    return found
+
+
+def differences(cohort: Cohort) -> list[str]:
+    """In which settings the runs of a cohort differ: those that move no logit, and those that were allowed."""
+    harmless = [str(each) for each in cohort.differences if not each.moves_logits]
+    allowed = [str(each) for each in cohort.differences if each.moves_logits]
+    found = [f"The runs differ in settings that move no logit: {join_words(harmless)}."] if harmless else []
+    if allowed:
+        found.append(f"The runs differ in settings that move logits, as allowed: {join_words(allowed)}.")
+    return found
+
+
+def text_notes(cohort: Cohort, text: str) -> list[str]:
+    """What was scored."""
+    klds = [(summary.n_rows or summary.kld_mean.n, summary.kld_mean) for _, summary in measured(cohort, text)]
+    return [f"{_span([n for n, _ in klds])} tokens scored in {_span([kld.n_clusters for _, kld in klds])} windows."]
+
+
+def task_notes(cohort: Cohort, task: str) -> list[str]:
+    """What was asked and how, unusual questions, what the questions can show, and every verdict in a sentence."""
+    rows = answered(cohort, task)
+    summaries, facts = [summary for _, summary in rows], cohort.tasks_facts.get(task)
+    sentences = [f"{quant.name}: {summary.sentence}." for quant, summary in rows if summary.sentence]
+    return [_asked(summaries, facts), *_cases(facts, summaries), *_reach(summaries), *sentences]
+
+
+def _asked(summaries: Sequence[TaskSummary], facts: TaskFacts | None) -> str:
+    first = summaries[0]
+    n_items = _span([summary.n_items or summary.acc.n for summary in summaries])
+    groups = f" in {len(first.by_group):,} {first.grouping}" if first.grouping in (STRATA, CLUSTERS) else ""
+    template = f", template {first.template}" if first.template else ""
+    tokens = ""
+    if facts and facts.n_tokens_decoded:
+        ratio = facts.n_tokens_naive / facts.n_tokens_decoded
+        tokens = f"; {facts.n_tokens_decoded:,} tokens decoded per model, {ratio:.1f} times fewer than choice by choice"
+    return f"{n_items} questions{groups}{template}, rule {join_words(sorted({s.rule for s in summaries}))}{tokens}."
+
+
+def _cases(facts: TaskFacts | None, summaries: Sequence[TaskSummary]) -> Iterator[str]:
+    """Questions left out, ties and odd choices; nothing where there are none."""
+    if facts and facts.n_left_out:
+        yield f"{facts.n_left_out:,} questions are left out: longer than the context, or broken and skipped on request."
+    n_ties = max(summary.n_ties or 0 for summary in summaries)
+    if n_ties:
+        yield f"Up to {n_ties:,} questions have two best choices; the first one counts as the answer."
+    if facts is None:
+        return
+    cases = (
+        (facts.n_identical, "two choices of the same tokens"),
+        (facts.n_token_prefix, "a choice that begins another"),
+        (facts.n_empty_prefix, "choices without a common first token"),
+    )
+    found = [f"{n:,} with {what}" for n, what in cases if n]
+    if found:
+        yield f"Unusual questions: {', '.join(found)}."
+
+
+def _reach(summaries: Sequence[TaskSummary]) -> Iterator[str]:
+    known = [100 * summary.mde for summary in summaries if summary.mde is not None]
+    if known:
+        low, high = format_plain(min(known), digits=2), format_plain(max(known), digits=2)
+        reach = f"{low} points" if low == high else f"{low} to {high} points, depending on the quant"
+        yield f"Smallest change of accuracy that these questions detect with 80 % power: {reach}."
+
+
+def reading_notes(cohort: Cohort) -> list[str]:
+    """How to read the tables, and the settings they were measured with."""
+    notes = [*_reading_texts(cohort), *_reading_tasks(cohort)]
+    return [*notes, f"GB is 10^9 bytes, GiB is 2^30. Settings: {format_settings(cohort.settings)}."]
+
+
+def _reading_texts(cohort: Cohort) -> list[str]:
+    if not cohort.texts:
+        return []
+    level = measured(cohort, cohort.texts[0])[0][1].kld_mean.level
+    return [
+        "KLD is KL(base ‖ quant) of the next-token distributions in nats per token, over the whole vocabulary; 0 means "
+        "no change. It says how far a quant moved, not whether its answers became better or worse.",
+        "± is one standard error, clustered by window because neighbouring tokens are not independent; results.csv "
+        f"has the {level:.0%} intervals. The ± of PPL is that of each model by itself; the change from the base is "
+        "measured on the same tokens and is more certain (ln_ppl_ratio in results.csv). Quantiles and maxima describe "
+        "the measured rows and carry no error.",
+        "Δp is the change in probability of the true token; same top is the share of tokens for which both models rank "
+        "the same token first. The base's line shows the null control.",
+    ]
+
+
+def _reading_tasks(cohort: Cohort) -> list[str]:
+    summaries = [summary for quant in cohort.quants for summary in quant.tasks.values()]
+    if not summaries:
+        return []
+    level = (summaries[0].net or summaries[0].acc).level
+    margins = join_words([format_points(margin) for margin in dict.fromkeys(s.margin for s in summaries if s.margin)])
+    return [
+        "Drops were right in the base and are wrong in the quant; leapfrogs went the other way. Net change is "
+        "leapfrogs minus drops in percentage points of accuracy, with its interval; volume is "
+        "their sum, and index the difference over the sum (-1: only drops, +1: only leapfrogs).",
+        "Margin shift is the mean change of log P(right) - log P(best wrong) in nats. It moves before answers flip; it "
+        "is a sign of its own and no part of the verdict.",
+        f"A verdict is read off the interval of the net change and a margin of {margins}, fixed beforehand: "
+        "`equivalent` inside the margin, else `worse` or `better` where it excludes 0, `not inferior` where it lies "
+        "above minus the margin. `not separable` says that these questions cannot tell, not that nothing changed. All "
+        f"intervals of the tables hold together at {level:.0%}.",
+    ]
+
+
+def format_settings(settings: Mapping[str, Any]) -> str:
+    """Every setting on one line; those that are not set are left out, digests are cut."""
+    found = [(".".join(name), value) for name, value in flatten_settings(settings).items()]
+    return ", ".join(f"{name} {format_setting(value)}" for name, value in found if value not in (None, [], {}, ()))
+
+
+def format_setting(value: object) -> str:
+    """One value as people read it: `on`, `not set`, a list with commas, the beginning of a digest."""
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list | tuple):
+        return ", ".join(format_setting(entry) for entry in value) or "none"
+    return value[:12] if isinstance(value, str) and _DIGEST.fullmatch(value) else str(value)
+
+
+def _span(counts: Sequence[int]) -> str:
+    low, high = min(counts, default=0), max(counts, default=0)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
