@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from scipy import special
 
-from quantprobe.arrays import FloatArray, Int64Array
-from quantprobe.probes.grouping import CLUSTERS
-from quantprobe.stats.design import item_design
-from quantprobe.stats.estimates import ClusterMean, Estimate, Grouping, cluster_mean, effective_clusters, part_of
+from quantprobe.arrays import FloatArray
+from quantprobe.stats.estimates import Estimate, Grouping, cluster_mean, part_of
 
-__all__ = ["ClusterMean", "cluster_mean", "effective_clusters", "item_clusters", "mean_of_known", "ratio_of_known"]
-
-
-def item_clusters(groups: Sequence[str]) -> Int64Array:
-    """Each named group as a cluster, `[n_items]` numbered from 0; an item without a group is a cluster of its own.
-
-    For groups that are known to be clusters. Whether they are is the task's to say: see `design.item_design`.
-    """
-    return item_design(groups, CLUSTERS).clusters
+__all__ = ["cluster_mean", "mean_of_known", "ratio_of_known"]
 
 
 def mean_of_known(values: FloatArray, grouping: Grouping, unit: str, level: float) -> Estimate:

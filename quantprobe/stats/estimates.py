@@ -82,12 +82,6 @@ def part_of(grouping: Grouping, mask: BoolArray) -> Grouping:
     return grouping.keep(mask) if isinstance(grouping, ItemDesign) else grouping[mask]
 
 
-def effective_clusters(clusters: Int32Array | Int64Array) -> float:
-    """n^2 / sum(n_g^2): the number of clusters of equal size that would tell as much; 0 for no items."""
-    sizes = np.unique(clusters, return_counts=True)[1].astype(np.float64)
-    return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(sizes) else 0.0
-
-
 def cluster_mean(values: FloatArray, grouping: Grouping) -> ClusterMean:
     """Mean of `[n]` float64 values, its standard error within strata and between clusters, and its degrees of freedom.
 

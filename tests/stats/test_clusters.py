@@ -5,14 +5,9 @@ import pytest
 from scipy import stats
 
 from quantprobe.errors import InputError
-from quantprobe.stats.clusters import (
-    cluster_mean,
-    effective_clusters,
-    item_clusters,
-    mean_of_known,
-    ratio_of_known,
-)
+from quantprobe.stats.clusters import mean_of_known, ratio_of_known
 from quantprobe.stats.design import item_design
+from quantprobe.stats.estimates import cluster_mean
 
 
 def test_without_groups_it_is_the_one_sample_t_test() -> None:
@@ -31,19 +26,6 @@ def test_equal_groups_are_the_t_test_of_group_means() -> None:
     expected = stats.ttest_1samp(values.mean(axis=1), 0.0)
     assert found.p_value == pytest.approx(expected.pvalue, rel=1e-9)
     assert found.stderr == pytest.approx(stats.sem(values.mean(axis=1)), rel=1e-9)
-
-
-def test_effective_clusters() -> None:
-    assert effective_clusters(np.repeat(np.arange(10), 3)) == pytest.approx(10)
-    assert effective_clusters(np.array([0] * 90 + [1] * 10)) == pytest.approx(10_000 / 8_200)
-    assert effective_clusters(np.array([], dtype=np.int64)) == 0
-
-
-def test_every_named_group_is_a_cluster_however_few() -> None:
-    assert len(np.unique(item_clusters([f"g{i % 10}" for i in range(50)]))) == 10
-    assert len(np.unique(item_clusters([f"g{i % 3}" for i in range(50)]))) == 3
-    mixed = item_clusters([f"g{i % 10}" for i in range(50)] + ["", ""])
-    assert len(np.unique(mixed)) == 12, "an item without a group is its own cluster"
 
 
 def test_degrees_of_freedom_are_bell_and_mccaffreys() -> None:
