@@ -123,7 +123,7 @@ def cluster_mean(values: FloatArray, grouping: Grouping) -> ClusterMean:
     dof = weight[used] ** 2 / (first[used] + second[used] ** 2)
     variance = variance[used]
     total = float(variance.sum())
-    joint = total**2 / float((variance**2 / dof).sum()) if total > 0 else float(dof.sum())
+    joint = 1 / float(((variance / total) ** 2 / dof).sum()) if total > 0 else float(dof.sum())
     return ClusterMean(mean, total**0.5 / n, joint, n, len(sizes))
 
 

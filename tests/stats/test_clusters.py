@@ -65,6 +65,8 @@ def test_lone_clusters_are_measured_against_the_mean_of_all() -> None:
 
 
 def test_degenerate_means() -> None:
+    tiny = cluster_mean(np.array([0.0, 8.7e-85]), np.arange(2))
+    assert (tiny.stderr, tiny.dof) == pytest.approx((4.35e-85, 1.0), abs=0)
     assert cluster_mean(np.array([2.0]), np.array([0])).stderr is None
     assert cluster_mean(np.zeros(5), np.arange(5)).p_value == 1.0
     assert cluster_mean(np.ones(5), np.arange(5)).p_value is None
