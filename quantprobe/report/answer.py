@@ -14,7 +14,7 @@ import numpy as np
 
 from quantprobe.report.marks import pareto_members
 from quantprobe.report.names import cohort_names, join_words
-from quantprobe.report.numbers import format_plain, format_points
+from quantprobe.report.numbers import format_net, format_plain, format_points
 from quantprobe.report.printable import printable
 from quantprobe.run.cohort import Cohort
 from quantprobe.run.floor import task_floor
@@ -49,8 +49,15 @@ class Standing:
     """Smallest change that the questions find, a fraction."""
     kld: Estimate | None = None
     """Mean KLD (nats) on the first text."""
+    margin: float | None = None
+    """The equivalence margin, a fraction."""
     beaten_by: str = ""
     """Label of a quant that is no larger and clearly nearer; empty for none."""
+
+    @property
+    def change_words(self) -> str:
+        """The change in points with its interval, with as many decimals as its verdict needs."""
+        return format_net(self.change, self.margin)
 
     @property
     def low(self) -> float:
@@ -110,7 +117,11 @@ def answer_of(cohort: Cohort, findings: Findings | None) -> Answer:
 def standings(cohort: Cohort, findings: Findings | None) -> tuple[Standing, ...]:
     """Where each quant stands over all questions, in the order of the cohort."""
     labels = quant_labels(cohort)
-    return tuple(_standing(cohort, quant, label, findings) for quant, label in zip(cohort.quants, labels, strict=True))
+    margin = margin_of(cohort, findings)
+    return tuple(
+        replace(_standing(cohort, quant, label, findings), margin=margin)
+        for quant, label in zip(cohort.quants, labels, strict=True)
+    )
 
 
 def quant_labels(cohort: Cohort) -> list[str]:

@@ -8,7 +8,7 @@ from quantprobe.report.answer import Answer, Standing, answer_of, margin_of, n_q
 from quantprobe.report.marks import mark_of
 from quantprobe.report.names import join_words
 from quantprobe.report.notes import format_setting
-from quantprobe.report.numbers import MISSING, format_estimate, format_interval, format_plain
+from quantprobe.report.numbers import MISSING, format_estimate, format_plain
 from quantprobe.report.page.cards import settle_words, size_words
 from quantprobe.report.page.notes import reading_notes
 from quantprobe.report.printable import printable
@@ -62,7 +62,7 @@ def _line(cohort: Cohort, quant: Quant, standing: Standing) -> list[str]:
     if texts:
         cells.append(MISSING if texts[0] is None else format_estimate(texts[0].same_top, 100))
     if cohort.tasks:
-        cells.append(format_interval(standing.change, 100))
+        cells.append(standing.change_words)
         cells.append(MISSING if standing.verdict is None else f"{mark_of(standing.verdict).sign} {standing.verdict}")
     return cells
 
@@ -79,7 +79,7 @@ def _size(cohort: Cohort, quant: Quant) -> str:
 def _advice(answer: Answer) -> str:
     if answer.take is None:
         return answer.why
-    change = format_interval(answer.take.change, 100)
+    change = answer.take.change_words
     where = f"{size_words(answer.take.size_bytes)}, {change} points"
     return f"Take {answer.take.label} ({where}): {answer.why[0].lower()}{answer.why[1:]}"
 

@@ -80,11 +80,14 @@ def warnings(cohort: Cohort, names: ShortNames = WHOLE) -> list[str]:
             if summary.n_nonfinite
         ]
     for task in cohort.tasks:
+        by_number: dict[int, list[str]] = {}
+        for quant, summary in answered(cohort, task):
+            by_number.setdefault(summary.n_invalid or 0, []).append(names(quant.name))
         found += [
-            f"{names(quant.name)}: {summary.n_invalid:,} questions of {task} are left out: a log-probability was not "
-            "finite, or the answer is unknown."
-            for quant, summary in answered(cohort, task)
-            if summary.n_invalid
+            f"{join_words(quants)}: {f'{n:,} questions of {task} are' if n > 1 else f'1 question of {task} is'} left "
+            "out: a choice has no finite score, or the answer is unknown."
+            for n, quants in by_number.items()
+            if n
         ]
     return found
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from quantprobe.report.answer import WORSE, Answer, Standing
 from quantprobe.report.marks import mark_of
-from quantprobe.report.numbers import MISSING, format_interval, format_plain
+from quantprobe.report.numbers import MISSING, format_plain
 from quantprobe.run.cohort import Cohort
 
 N_SHOWN = 2
@@ -85,7 +85,7 @@ def _settling(standings: Sequence[Standing]) -> str:
 
 def _entry(cohort: Cohort, standing: Standing) -> Entry:
     mark = mark_of(standing.verdict)
-    fact = f"{mark.sign} {format_interval(standing.change, 100)}"
+    fact = f"{mark.sign} {standing.change_words}"
     if standing.on:
         fact += f" on {standing.on}"
     return Entry(_place(cohort, standing), standing.label, size_words(standing.size_bytes), fact, mark.css)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from quantprobe.gguf.model import ImatrixInfo
 from quantprobe.report.answer import Standing, margin_of, standings
 from quantprobe.report.marks import MARKS, mark_of
-from quantprobe.report.numbers import MISSING, format_estimate, format_interval, format_plain, format_size
+from quantprobe.report.numbers import MISSING, format_estimate, format_interval, format_net, format_plain, format_size
 from quantprobe.report.printable import printable
 from quantprobe.report.tables.tasks import POOLED
 from quantprobe.run.cohort import Cohort
@@ -169,7 +169,7 @@ def _view(
     drops, leapfrogs = (None, None) if summary is None else (summary.drops, summary.leapfrogs)
     return AnswersView(
         net=_interval(net, 100),
-        net_text=format_interval(net, 100),
+        net_text=format_net(net, None if summary is None else summary.margin),
         verdict=verdict if verdict is not None and verdict in MARKS else "no verdict",
         mark=mark_of(verdict).css,
         volume=None if volume is None or volume.value is None else 100 * volume.value,
