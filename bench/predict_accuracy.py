@@ -109,7 +109,9 @@ def score(tasks: list[Task], weights: list[FloatArray], kld: FloatArray, quants:
         target = sum(nets[i] for i in others) / sum(totals[i] for i in others)
         for row, predictor in enumerate(PREDICTORS.values()):
             found[row, place] = rho(predictor(task, w, kld)[quants], target[quants])
-    return np.asarray(np.nanmean(found, axis=1))
+    known = np.isfinite(found)  # a resample in which all quants are equal has no rank correlation
+    total = np.where(known, found, 0.0).sum(1)
+    return np.asarray(np.divide(total, known.sum(1), out=np.full(len(found), np.nan), where=known.any(1)))
 
 
 def main() -> None:

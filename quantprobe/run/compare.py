@@ -11,6 +11,8 @@ from quantprobe.settings import moves_logits
 
 PROBES = ("texts", "tasks")
 """Settings that describe one probe each: two runs may have measured other probes, but not one probe differently."""
+OF_TEXTS = ("n_chunks", "parse_special")
+"""Settings that say how texts were cut and read: they do not matter where two runs share no text."""
 NOT_SET = "not set"
 
 
@@ -75,6 +77,8 @@ def _is_other_probe(
     key: tuple[str, ...], left: Mapping[tuple[str, ...], Any], right: Mapping[tuple[str, ...], Any]
 ) -> bool:
     """Whether `key` belongs to a probe (`texts`, NAME, ...) that only one of the two runs measured."""
+    if key[0] in OF_TEXTS:
+        return not {name[:2] for name in left if name[0] == "texts"} & {name[:2] for name in right}
     if key[0] not in PROBES:
         return False
     return len(key) == 1 or not all(any(name[:2] == key[:2] for name in side) for side in (left, right))

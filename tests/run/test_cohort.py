@@ -42,6 +42,19 @@ def test_runs_that_differ_in_what_moves_no_logit_are_one_cohort_and_say_so(run: 
     assert differences(read_cohort([run])) == []
 
 
+def test_the_number_of_windows_matters_only_for_a_text_that_both_have(run: Path, tmp_path: Path) -> None:
+    def windows(n: int, text: str):
+        def edit(results) -> None:
+            results["settings"] |= {"n_chunks": n, "texts": {text: "ab"}}
+
+        return edit
+
+    few, more = (_edited(run, tmp_path / str(n), windows(n, "wiki")) for n in (6, 10))
+    with pytest.raises(MismatchError, match="n_chunks is 6 and 10"):
+        read_cohort([few, more])
+    assert len(read_cohort([few, _edited(run, tmp_path / "book", windows(10, "book"))]).quants) == 3
+
+
 def test_values_arrive(run: Path) -> None:
     cohort = read_cohort([run])
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
