@@ -145,7 +145,7 @@ def _decided_quant(
     }
     if len(summaries) == 1:
         [(name, summary)] = summaries.items()
-        return replace(quant, tasks={name: with_decision(summary, decision, margin)})
+        return replace(quant, tasks={name: with_decision(summary, decision, margin, level)})
     whole = PairedAnswers(
         pool_answers({name: pair.base for name, pair in pairs.items()}),
         pool_answers({name: pair.quant for name, pair in pairs.items()}),
@@ -154,7 +154,7 @@ def _decided_quant(
     pooled = _summarise_sampled(
         AnsweredTask(POOLED_RULE, (), ()), whole, pool_designs(list(designs.values())), margin, level
     )
-    return replace(quant, tasks=summaries, pooled=with_decision(pooled, decision, margin))
+    return replace(quant, tasks=summaries, pooled=with_decision(pooled, decision, margin, level))
 
 
 def _summarise_sampled(

@@ -71,14 +71,17 @@ def summarise_sampled(
     )
 
 
-def with_decision(summary: TaskSummary, decision: Decision, margin: float) -> TaskSummary:
-    """The summary with the verdict of its last look, whose interval holds over all looks."""
+def with_decision(summary: TaskSummary, decision: Decision, margin: float, level: float) -> TaskSummary:
+    """The summary with the verdict of its last look; its interval holds over all looks, and at `level` over all quants.
+
+    The rule of the decision must have had its share of 1 - `level` alone.
+    """
     value, low, high = points_of(decision.net, margin)
     interval = f"[{low}, {high}]" if low and high else "(no interval)"
     decided = f"{decision.n_decoded:,} of {decision.net.n:,} questions decoded"
     return replace(
         summary,
-        net=decision.net,
+        net=replace(decision.net, level=level),
         verdict=decision.verdict,
         noninferior=decision.net.low is not None and decision.net.low > -margin,
         sentence=f"{decision.verdict}: {value} points {interval}; {decided}",
