@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-SOURCE = (r"CMakeLists\.txt", r"native/module\.cpp", r"native/llama_api\.hpp", r"tests/tiny_gguf\.py", r"README\.md")
+SOURCE = (r"CMakeLists\.txt", r"native/module\.cpp", r"native/llama_api\.hpp", r"tests/support/tiny_gguf\.py", r"README\.md")
 WHEEL = (
     r"quantprobe/_native\.[^/]*(so|pyd)",
     r"quantprobe/_native\.pyi",
