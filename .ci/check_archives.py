@@ -9,12 +9,21 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-SOURCE = (r"CMakeLists\.txt", r"native/module\.cpp", r"native/llama_api\.hpp", r"tests/support/tiny_gguf\.py", r"README\.md")
+SOURCE = (
+    r"CMakeLists\.txt",
+    r"native/module\.cpp",
+    r"native/llama_api\.hpp",
+    r"tests/support/tiny_gguf\.py",
+    r"README\.md",
+)
 WHEEL = (
     r"quantprobe/_native\.[^/]*(so|pyd)",
     r"quantprobe/_native\.pyi",
     r"quantprobe/py\.typed",
     r"quantprobe/probes/questions/data/[^/]+\.jsonl",
+    r"quantprobe/report/page/page\.html",
+    r"quantprobe/report/page/page\.css",
+    r"quantprobe/report/page/pictures\.js",
     r".*\.dist-info/licenses/LICENSE",
 )
 
