@@ -245,6 +245,8 @@ FACTS: Mapping[str, bool] = {
     "quantprobe_version": False,
     "llama_cpp_python_version": False,
     "settings_changed": False,
+    "decide": False,
+    "precision": False,
     "equivalence_margin": False,
     "margin": False,
     "imported": False,

@@ -33,10 +33,10 @@ def _edited(run: Path, folder: Path, edit) -> Path:
 
 def test_runs_that_differ_in_what_moves_no_logit_are_one_cohort_and_say_so(run: Path, tmp_path: Path) -> None:
     def edit(results) -> None:
-        results["settings"] |= {"n_threads": 7, "quantprobe_version": "9.9", "equivalence_margin": 0.02}
+        results["settings"] |= {"n_threads": 7, "quantprobe_version": "9.9", "equivalence_margin": 0.02, "decide": True}
 
     cohort = read_cohort([run, _edited(run, tmp_path / "other", edit)])
-    assert [each.moves_logits for each in cohort.differences] == [False] * 3
+    assert [each.moves_logits for each in cohort.differences] == [False] * 4
     [note] = differences(cohort)
     assert "n_threads is not set and 7" in note and "move no logit" in note
     assert differences(read_cohort([run])) == []
