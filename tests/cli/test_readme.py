@@ -40,14 +40,15 @@ def quantprobe_commands() -> list[list[str]]:
     return [words[1:] for words in map(shlex.split, shell_lines()) if words[0] == "quantprobe"]
 
 
-def parse(arguments: list[str]) -> None:
-    """Parse without running, as deep as the command's groups go."""
+def parse(arguments: list[str]) -> click.Command:
+    """Parse without running, as deep as the command's groups go; the command found."""
     command: click.Command = cli
     context = cli.make_context("quantprobe", list(arguments))
     while isinstance(command, click.Group):
         name, found, rest = command.resolve_command(context, [*context._protected_args, *context.args])
         assert found is not None
         command, context = found, found.make_context(name, rest, parent=context)
+    return command
 
 
 def test_there_are_commands_to_check() -> None:
@@ -56,7 +57,7 @@ def test_there_are_commands_to_check() -> None:
 
 @pytest.mark.parametrize("arguments", [a for a in quantprobe_commands() if a != ["--version"]], ids=" ".join)
 def test_commands_parse(arguments: list[str]) -> None:
-    parse(arguments)
+    assert not isinstance(parse(arguments), click.Group), "expected a command, found a group of commands"
 
 
 def test_parsing_sees_wrong_options() -> None:

@@ -302,7 +302,9 @@ def test_encoder_is_refused(tmp_path: Path) -> None:
 
 def test_decoder_with_pooling_none_is_measured(tmp_path: Path) -> None:
     extra = {"llama.pooling_type": 0, "llama.attention.causal": True}
-    require_measurable(read_model_info(write_tiny(tmp_path / "m.gguf", extra=extra)))
+    info = read_model_info(write_tiny(tmp_path / "m.gguf", extra=extra))
+    require_measurable(info)
+    assert info.refusal is None
 
 
 @pytest.mark.parametrize(
