@@ -205,6 +205,9 @@ TASK_QUANTITIES = (
     _declare("net", "fraction", "higher", "Net change", "direction",
              "(leapfrogs - drops) / n: the change of accuracy, with an interval that holds together with all others of "
              "the report"),
+    _declare("net_smoothed", "fraction", "higher", "Smoothed change", "direction",
+             "mean change of Phi(margin / h), h a tenth of the base margins' standard deviation: an early sign of the "
+             "net change with less noise, up to 0.2 points off it, and no part of the verdict"),
     _declare("direction_index", "ratio", "higher", "Direction index", "direction",
              "(leapfrogs - drops) / (leapfrogs + drops): -1 only drops, +1 only leapfrogs"),
     _declare("direction_index_low", "ratio", "higher", "Direction index, low", "direction",

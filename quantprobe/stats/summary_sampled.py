@@ -12,7 +12,7 @@ from quantprobe.stats.design import ItemDesign
 from quantprobe.stats.estimates import Estimate, fraction_estimate
 from quantprobe.stats.sampling import sampled_mean
 from quantprobe.stats.sequential import Decision
-from quantprobe.stats.summary_tasks import TaskSummary
+from quantprobe.stats.summary_tasks import TaskSummary, smoothed_net
 from quantprobe.stats.verdicts import points_of
 
 
@@ -60,6 +60,7 @@ def summarise_sampled(
         wrong_to_other_wrong=int(other.sum()),
         volume=mean(np.abs(change), "fraction"),
         net=net,
+        net_smoothed=smoothed_net(base.margin[pool], quant.margin[pool], items, level, drawn, pi),
         margin_shift=mean((quant.margin - base.margin)[pool], "nats"),
         gold_prob_shift=mean((quant.gold_prob - base.gold_prob)[pool], "probability"),
         kld_mean=mean(kld[pool], "nats"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from quantprobe.arrays import FloatArray
+from quantprobe.arrays import BoolArray, FloatArray
 from quantprobe.errors import InputError
 from quantprobe.metrics.answers import Answers
 from quantprobe.metrics.direction import measure_direction
@@ -16,6 +16,7 @@ from quantprobe.stats.clusters import cluster_mean, mean_of_known, ratio_of_know
 from quantprobe.stats.design import ItemDesign, item_design
 from quantprobe.stats.estimates import Estimate, fraction_estimate
 from quantprobe.stats.paired import compare_paired
+from quantprobe.stats.smoothed import smoothed_change
 from quantprobe.stats.summary_groups import GroupSummary, summarise_groups
 
 
@@ -43,6 +44,8 @@ class TaskSummary:
     volume: Estimate | None = None
     net: Estimate | None = None
     """The net change; its level is that at which all intervals of the report hold together."""
+    net_smoothed: Estimate | None = None
+    """The change of smoothed accuracy (`stats.smoothed`): an early sign with less noise, and no part of the verdict."""
     direction_index: float | None = None
     direction_index_low: float | None = None
     direction_index_high: float | None = None
@@ -152,6 +155,7 @@ def summarise_task(
         wrong_to_other_wrong=direction.wrong_to_other_wrong,
         volume=change.volume,
         net=change.net,
+        net_smoothed=smoothed_net(base.margin[valid], quant.margin[valid], items, level),
         direction_index=direction.index,
         direction_index_low=change.index_low,
         direction_index_high=change.index_high,
@@ -182,6 +186,20 @@ def summarise_task(
         design_effect=change.design_effect,
         dof=change.dof,
     )
+
+
+def smoothed_net(
+    base_margin: FloatArray,
+    quant_margin: FloatArray,
+    design: ItemDesign,
+    level: float,
+    decoded: BoolArray | None = None,
+    probabilities: FloatArray | None = None,
+) -> Estimate | None:
+    """`smoothed.smoothed_change`; None for answers without margins (imported ones without log-probabilities)."""
+    if not np.isfinite(base_margin).any() or not np.isfinite(quant_margin).any():
+        return None
+    return smoothed_change(base_margin, quant_margin, design, decoded, probabilities, level)
 
 
 def _accuracy(answers: Answers, other: Answers, design: ItemDesign, level: float) -> Estimate:

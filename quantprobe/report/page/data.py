@@ -42,6 +42,7 @@ class AnswersView:
     """Half axes and correlation of the joint region of volume and net, in percent, and its radius in half axes."""
     drops: str
     leapfrogs: str
+    smoothed: str
     shift: str
     """Margin shift with its interval, nats."""
 
@@ -176,6 +177,7 @@ def _view(
         outline=_outline(net, volume),
         drops=MISSING if drops is None else f"{drops:,}",
         leapfrogs=MISSING if leapfrogs is None else f"{leapfrogs:,}",
+        smoothed=format_interval(None if summary is None else summary.net_smoothed, 100),
         shift=format_interval(None if summary is None else summary.margin_shift),
     )
 

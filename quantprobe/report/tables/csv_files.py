@@ -21,7 +21,7 @@ TEXT_NUMBERS = (
     *("token_drops", "token_leapfrogs", "n_rows", "n_nonfinite"),
 )
 TASK_ESTIMATES = (
-    *("acc", "acc_base", "net", "volume", "margin_shift", "gold_prob_shift", "kld_mean"),
+    *("acc", "acc_base", "net", "net_smoothed", "volume", "margin_shift", "gold_prob_shift", "kld_mean"),
     *("acc_norm", "acc_norm_base"),
 )
 TASK_NUMBERS = (

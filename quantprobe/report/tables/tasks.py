@@ -67,6 +67,7 @@ LEAPFROGS = _field("leapfrogs", 3, count_cell)
 OTHER_WRONG = _field("wrong_to_other_wrong", 9, count_cell)
 VOLUME = _field("volume", 8, share_cell)
 INDEX = _field("direction_index", 7, signed_cell)
+SMOOTHED = _field("net_smoothed", 16, lambda estimate: interval_cell(estimate, 100), "pp")
 MARGIN_SHIFT = _field("margin_shift", 5, interval_cell)
 KLD = _field("kld_mean", 11, estimate_cell)
 MCNEMAR_P = _field("mcnemar_p", 12, lambda p: plain_cell(p, digits=2))
@@ -76,7 +77,7 @@ N_ITEMS = _field("n_items", 14, count_cell)
 N_INVALID = _field("n_invalid", 15, count_cell)
 VERDICT: Field[TaskRow] = Field(Column("Verdict"), lambda row: verdict_cell(row.summary.verdict))
 FIELDS = (
-    NAME, SIZE, ACC, ACC_NORM, NET, DROPS, LEAPFROGS, OTHER_WRONG, VOLUME, INDEX, MARGIN_SHIFT, KLD, MCNEMAR_P,
+    NAME, SIZE, ACC, ACC_NORM, NET, DROPS, LEAPFROGS, OTHER_WRONG, VOLUME, INDEX, SMOOTHED, MARGIN_SHIFT, KLD, MCNEMAR_P,
     ADJUSTED_P, DETECTABLE, N_ITEMS, N_INVALID, VERDICT,
 )  # fmt: skip
 
