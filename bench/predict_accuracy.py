@@ -1,12 +1,14 @@
 """What, measured on some tasks, predicts the change of accuracy on the others?
 
-python bench/predict_accuracy.py RUN... [--boot 400]
+python bench/predict_accuracy.py RUN... [--boot 400] [--folds 4]
 
 The comparison was fixed before any number was seen: eight predictors, each measured on one task (or on the texts),
 against the pooled hard change of accuracy (net) on all other tasks, over the quants of RUN; Spearman's rho, averaged
-over the tasks that a predictor is measured on. `near` is the half of the quants with the smaller text KLD. Intervals
-are 95 % percentile intervals over resampled quants and resampled items, both at once. Signs are turned so that a good
-predictor has a positive rho. The last columns are the difference from the text KLD on the same resamples.
+over the tasks that a predictor is measured on. A run of one task with kinds of questions (strata) counts as several
+tasks: its kinds, the largest first, are dealt to as many `--folds`, each to the one with the fewest questions. `near`
+is the half of the quants with the smaller text KLD. Intervals are 95 % percentile intervals over resampled quants and
+resampled items, both at once. Signs are turned so that a good predictor has a positive rho. The last columns are the
+difference from the text KLD on the same resamples.
 """
 
 from __future__ import annotations
@@ -49,6 +51,26 @@ def read_task(cohort: Cohort, name: str) -> Task:
         np.array([pair.quant.correct[valid].astype(float) - pair.base.correct[valid] for pair in pairs]),
         np.array([pair.quant.kld[valid] if pair.quant.kld is not None else np.zeros(valid.sum()) for pair in pairs]),
     )
+
+
+def split_by_kind(cohort: Cohort, task: Task, name: str, n_folds: int) -> list[Task]:
+    """The questions of one task as `n_folds` tasks of other kinds."""
+    pairs = [cohort.items(quant.name, name) for quant in cohort.quants]
+    valid = np.logical_and.reduce([pair.base.valid & pair.quant.valid for pair in pairs])
+    kinds = np.array(pairs[0].base.groups)[valid & np.isfinite(pairs[0].base.margin)]
+    names, counts = np.unique(kinds, return_counts=True)
+    folds: list[list[str]] = [[] for _ in range(n_folds)]
+    sizes = [0] * n_folds
+    for kind, count in sorted(zip(names.tolist(), counts.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0])):
+        smallest = sizes.index(min(sizes))
+        folds[smallest].append(kind)
+        sizes[smallest] += count
+    return [_part(task, f"{name} {number}", np.isin(kinds, fold)) for number, fold in enumerate(folds, 1)]
+
+
+def _part(task: Task, name: str, kept: np.ndarray) -> Task:
+    arrays = {key: values[..., kept] for key, values in vars(task).items() if key != "name"}
+    return Task(name, **arrays)
 
 
 def mean(values: FloatArray, weights: FloatArray) -> FloatArray:
@@ -118,11 +140,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, nargs="+")
     parser.add_argument("--boot", type=int, default=400)
+    parser.add_argument("--folds", type=int, default=4)
     args = parser.parse_args()
     cohort = read_cohort(args.run)
-    if len(cohort.tasks) < 2:
-        parser.error(f"the runs have {len(cohort.tasks)} task; a prediction needs one to measure on and one to predict")
+    if not cohort.tasks:
+        parser.error("the runs have no task; a prediction needs one to measure on and one to predict")
     tasks = [read_task(cohort, name) for name in cohort.tasks]
+    if len(tasks) == 1:
+        tasks = split_by_kind(cohort, tasks[0], cohort.tasks[0], args.folds)
     kld = np.array([np.mean([quant.texts[text].kld_mean.value for text in cohort.texts]) for quant in cohort.quants])
     near = np.flatnonzero(kld <= np.median(kld))
     everyone = np.arange(len(kld))
