@@ -77,8 +77,8 @@ N_ITEMS = _field("n_items", 14, count_cell)
 N_INVALID = _field("n_invalid", 15, count_cell)
 VERDICT: Field[TaskRow] = Field(Column("Verdict"), lambda row: verdict_cell(row.summary.verdict))
 FIELDS = (
-    NAME, SIZE, ACC, ACC_NORM, NET, DROPS, LEAPFROGS, OTHER_WRONG, VOLUME, INDEX, SMOOTHED, MARGIN_SHIFT, KLD, MCNEMAR_P,
-    ADJUSTED_P, DETECTABLE, N_ITEMS, N_INVALID, VERDICT,
+    NAME, SIZE, ACC, ACC_NORM, NET, DROPS, LEAPFROGS, OTHER_WRONG, VOLUME, INDEX, SMOOTHED, MARGIN_SHIFT, KLD,
+    MCNEMAR_P, ADJUSTED_P, DETECTABLE, N_ITEMS, N_INVALID, VERDICT,
 )  # fmt: skip
 
 
