@@ -1,10 +1,10 @@
-"""Makes and measures the cohort of this folder: SmolLM2-135M, 25 quants, 3 tasks, 2 texts.
+"""Makes and measures the cohort of this folder: SmolLM2-135M, 25 quants, 3,519 questions, 2 texts.
 
     python make_cohort.py WORK_FOLDER [--imatrix smollm2.imatrix.gguf] [--threads N]
 
 Everything comes from installed packages: the model from the `demo` extra, one text from Python's help topics and one
-from the sources of its standard library, the questions from the built-in set and from those two texts. With an
-importance matrix of the F16 file the quants of `WITH_IMATRIX` are made a second time with it:
+from the sources of its standard library, and the questions are the built-in set. With an importance matrix of the F16
+file the quants of `WITH_IMATRIX` are made a second time with it:
 
     llama-imatrix -m SmolLM2-135M-F16.gguf -f calibration.txt --chunks 60 -o smollm2.imatrix.gguf
 
@@ -22,10 +22,8 @@ from pydoc_data.topics import topics
 
 from quantprobe.cli.commands.demo import find_smollm2
 from quantprobe.engine.quantize import quantize
-from quantprobe.probes.grouping import CLUSTERS
 from quantprobe.probes.questions.builtin import builtin_questions
 from quantprobe.probes.questions.jsonl import write_native
-from quantprobe.probes.questions.selftask import SelfTaskSettings, make_task
 
 # Left out: Q4_1, which the packaged model is already (nothing would be lost), and Q2_K, whose tensors are those of
 # Q3_K_S here: rows of 576 weights fit no block of 256, and most fall back to Q4_0 in both.
@@ -50,7 +48,6 @@ MODULES = (
     "typing",
 )
 CALIBRATION = ("asyncio", "email", "http", "json", "urllib", "xml/dom")
-TASK = SelfTaskSettings(n_items=500, context_chars=80, choice_chars=20, hardness="near")
 CHUNKS = 8
 
 
@@ -75,17 +72,12 @@ def write_calibration(folder: Path) -> None:
     (folder / "calibration.txt").write_text("\n".join(sources), encoding="utf-8", newline="\n")
 
 
-def write_tasks(folder: Path, texts: dict[str, Path]) -> dict[str, Path]:
-    """The built-in questions, and how each text goes on."""
+def write_questions(folder: Path) -> Path:
+    """The built-in questions as a file."""
     built_in = builtin_questions()
-    tasks = {"builtin": (built_in.questions, built_in.grouping)}
-    for name, path in texts.items():
-        # the part behind the windows that are measured as text
-        text = path.read_text(encoding="utf-8")
-        tasks[f"{name}-next"] = (make_task(text[len(text) // 3 :], TASK), CLUSTERS)
-    for name, (questions, grouping) in tasks.items():
-        write_native(folder / f"{name}.jsonl", questions, grouping)
-    return {name: folder / f"{name}.jsonl" for name in tasks}
+    path = folder / "builtin.jsonl"
+    write_native(path, built_in.questions, built_in.grouping)
+    return path
 
 
 def make_files(folder: Path, imatrix: Path | None) -> tuple[Path, list[Path]]:
@@ -113,10 +105,10 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     texts = write_texts(args.folder)
     write_calibration(args.folder)
-    tasks = write_tasks(args.folder, texts)
+    questions = write_questions(args.folder)
     base, quants = make_files(args.folder, args.imatrix)
     run = args.folder / "run"
-    inputs = [f"--text={name}={path}" for name, path in texts.items()] + [f"--task={n}={p}" for n, p in tasks.items()]
+    inputs = [f"--text={name}={path}" for name, path in texts.items()] + [f"--task=builtin={questions}"]
     command = [sys.executable, "-m", "quantprobe"]
     options = ["--chunks", str(CHUNKS), "--threads", args.threads, "--out", str(run)]
     subprocess.run([*command, "sweep", str(base), *map(str, quants), *inputs, *options], check=True)
