@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from quantprobe.arrays import FloatArray
@@ -29,9 +30,13 @@ SEED = 20260619
 
 @dataclass(frozen=True)
 class Task:
-    """One task: `[n_quants, n_items]` margins, gold probabilities, signed flips and KLD; `[n_items]` of the base."""
+    """One task: `[n_quants, n_items]` margins, gold probabilities, signed flips and KLD; `[n_items]` of the base.
+
+    `kinds` `[n_items]` names the kind of each question.
+    """
 
     name: str
+    kinds: NDArray[np.str_]
     base_margin: FloatArray
     margin: FloatArray
     gold_shift: FloatArray
@@ -45,6 +50,7 @@ def read_task(cohort: Cohort, name: str) -> Task:
     valid &= np.isfinite(pairs[0].base.margin)
     return Task(
         name,
+        np.array(pairs[0].base.groups)[valid],
         pairs[0].base.margin[valid],
         np.array([pair.quant.margin[valid] for pair in pairs]),
         np.array([(pair.quant.gold_prob - pair.base.gold_prob)[valid] for pair in pairs]),
@@ -53,24 +59,22 @@ def read_task(cohort: Cohort, name: str) -> Task:
     )
 
 
-def split_by_kind(cohort: Cohort, task: Task, name: str, n_folds: int) -> list[Task]:
-    """The questions of one task as `n_folds` tasks of other kinds."""
-    pairs = [cohort.items(quant.name, name) for quant in cohort.quants]
-    valid = np.logical_and.reduce([pair.base.valid & pair.quant.valid for pair in pairs])
-    kinds = np.array(pairs[0].base.groups)[valid & np.isfinite(pairs[0].base.margin)]
-    names, counts = np.unique(kinds, return_counts=True)
+def split_by_kind(task: Task, n_folds: int) -> list[Task]:
+    """The questions of one task as at most `n_folds` tasks of other kinds."""
+    names, counts = np.unique(task.kinds, return_counts=True)
+    n_folds = min(n_folds, len(names))
     folds: list[list[str]] = [[] for _ in range(n_folds)]
     sizes = [0] * n_folds
     for kind, count in sorted(zip(names.tolist(), counts.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0])):
         smallest = sizes.index(min(sizes))
         folds[smallest].append(kind)
         sizes[smallest] += count
-    return [_part(task, f"{name} {number}", np.isin(kinds, fold)) for number, fold in enumerate(folds, 1)]
+    return [_part(task, f"{task.name} {number}", fold) for number, fold in enumerate(folds, 1)]
 
 
-def _part(task: Task, name: str, kept: np.ndarray) -> Task:
-    arrays = {key: values[..., kept] for key, values in vars(task).items() if key != "name"}
-    return Task(name, **arrays)
+def _part(task: Task, name: str, kinds: list[str]) -> Task:
+    kept = np.isin(task.kinds, kinds)
+    return Task(name, **{key: values[..., kept] for key, values in vars(task).items() if key != "name"})
 
 
 def mean(values: FloatArray, weights: FloatArray) -> FloatArray:
@@ -143,11 +147,14 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=4)
     args = parser.parse_args()
     cohort = read_cohort(args.run)
-    if not cohort.tasks:
-        parser.error("the runs have no task; a prediction needs one to measure on and one to predict")
     tasks = [read_task(cohort, name) for name in cohort.tasks]
     if len(tasks) == 1:
-        tasks = split_by_kind(cohort, tasks[0], cohort.tasks[0], args.folds)
+        tasks = split_by_kind(tasks[0], args.folds)
+    if len(tasks) < 2:
+        parser.error(
+            f"{len(tasks)} task with questions of one kind: a prediction needs one task to measure on and one to "
+            "predict; give runs of two tasks, or of one with kinds of questions (groups)"
+        )
     kld = np.array([np.mean([quant.texts[text].kld_mean.value for text in cohort.texts]) for quant in cohort.quants])
     near = np.flatnonzero(kld <= np.median(kld))
     everyone = np.arange(len(kld))

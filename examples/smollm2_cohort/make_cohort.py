@@ -8,7 +8,7 @@ file the quants of `WITH_IMATRIX` are made a second time with it:
 
     llama-imatrix -m SmolLM2-135M-F16.gguf -f calibration.txt --chunks 60 -o smollm2.imatrix.gguf
 
-A run that stops continues when the command is given again. About 45 minutes on 2 quiet CPU cores.
+A run that stops continues when the command is given again.
 """
 
 from __future__ import annotations

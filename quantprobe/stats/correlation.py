@@ -24,6 +24,8 @@ _CHUNK = 4_000_000
 _TIE = 1e-9
 """Two correlations closer than this are the same one, summed in another order."""
 _MAX_INFLATION = 25.0
+_MOST = 0.999999
+"""A Pearson correlation counts as this at most: Fisher's z of 1 is infinite."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def correlate_all(
     the items and the quants as in `slope.py`, unweighted. The interval is Fisher's, for Spearman with Bonett and
     Wright's variance (1 + r^2 / 2) / (n - 3), widened by the ratio of that joint variance to the one that sees the
     quants alone. It is for the correlation that cohorts of this kind show through so many items, not for one
-    without their noise. Where it and p disagree about 0, p decides and the interval is drawn to fit.
+    without their noise. Where it and p disagree about 0, p decides and the interval is drawn to fit. Ranks in perfect
+    order, where Fisher's z is infinite, count as half a swap of two neighbours less, and the interval ends at 1.
     """
     how = how or Resampling()
     families = np.zeros(measures.shape[1], np.int64) if families is None else families
@@ -150,12 +153,14 @@ def _correlate(
         return [cell if math.isfinite(r) else constant for cell, r in zip(bare, values, strict=True)]
     p_quants = _permutation_p(a, b[0], families, how)
     p_joint, inflation = _joint(a, centre(y, families), noise, families)
+    # a swap of two neighbours takes 1 / sum of squares from a rank correlation
+    most = 1 - 0.5 / np.maximum((a * a).sum(1), 1.0) if method == "spearman" else np.full(len(x), _MOST)
     cells = []
-    for r, p, factor in zip(values, np.maximum(p_quants, p_joint), inflation, strict=True):
+    for r, p, factor, limit in zip(values, np.maximum(p_quants, p_joint), inflation, most, strict=True):
         if not math.isfinite(r):
             cells.append(constant)
             continue
-        low, high = _interval(float(r), float(p), float(factor), n - n_families, method, how.level)
+        low, high = _interval(float(r), float(limit), float(p), float(factor), n - n_families, method, how.level)
         reason = "" if low is not None else f"no interval: {n} quants are too few"
         cells.append(Correlation(method, float(r), low, high, how.level, float(p), n, reason))
     return cells
@@ -212,12 +217,12 @@ def _joint(a: FloatArray, y: FloatArray, noise: ItemNoise, families: Int64Array)
 
 
 def _interval(
-    r: float, p: float, inflation: float, n: int, method: str, level: float
+    r: float, limit: float, p: float, inflation: float, n: int, method: str, level: float
 ) -> tuple[float | None, float | None]:
-    """Fisher's interval; `n` is the number of quants less the families."""
+    """Fisher's interval; `n` is the number of quants less the families, `limit` what |r| counts as at most."""
     if n + 1 < MIN_FOR_INTERVAL:
         return None, None
-    centre_z = math.atanh(min(max(r, -0.999999), 0.999999))
+    centre_z = math.atanh(min(max(r, -limit), limit))
     quantile = float(special.ndtri((1 + level) / 2))
     extra = 1 + r * r / 2 if method == "spearman" else 1.0
     half = quantile * math.sqrt(extra * inflation / (n - 2))
@@ -225,4 +230,4 @@ def _interval(
         half = abs(centre_z) * quantile / max(float(-special.ndtri(p / 2)), 1e-3)
     if p > 1 - level:
         half = max(half, abs(centre_z))
-    return math.tanh(centre_z - half), math.tanh(centre_z + half)
+    return min(r, math.tanh(centre_z - half)), max(r, math.tanh(centre_z + half))

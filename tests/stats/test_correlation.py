@@ -119,6 +119,15 @@ def test_interval_covers_and_p_is_uniform() -> None:
     assert np.mean(small) == pytest.approx(0.10, abs=0.035)
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_perfect_order_is_not_certainty(sign: float) -> None:
+    x, nearly = np.arange(6.0), np.array([0.0, 1.0, 2.0, 3.0, 5.0, 4.0])
+    perfect, swapped = _one(x, sign * x, "spearman"), _one(x, sign * nearly, "spearman")
+    ends = sorted([perfect.low * sign, perfect.high * sign])
+    assert perfect.value == sign and ends[1] == 1.0
+    assert min(swapped.low * sign, swapped.high * sign) < ends[0] < 0.9
+
+
 def test_missing_values_pair_by_pair() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 10)), rng.normal(size=(2, 10))

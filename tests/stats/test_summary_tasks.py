@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from quantprobe.errors import InputError
 from quantprobe.metrics.answers import Answers
 from quantprobe.run.json_text import plain
 from quantprobe.stats.design import item_design
+from quantprobe.stats.smoothed import smoothed_change
+from quantprobe.stats.summary_sampled import summarise_sampled
 from quantprobe.stats.summary_tasks import TaskSummary, summarise_task
 from quantprobe.stats.verdicts import correct_over_quants, table_of_changes
 from quantprobe.stats.verdicts import judge as judge_tables
@@ -82,6 +85,26 @@ def test_margin_shift_sees_what_flips_do_not() -> None:
     assert found.verdict == "not separable"
     assert found.margin_shift_holm_p < 0.01
     assert found.margin_shift.high < 0
+
+
+def test_smoothed_change_is_that_of_the_margins() -> None:
+    base, quant = make_pair(5, n=300, noise=0.05, shift=-0.03)
+    design = item_design(base.groups, "none")
+    found = summarise_task(base, quant).net_smoothed
+    assert found == smoothed_change(base.margin, quant.margin, design)
+    assert found.unit == "fraction" and found.low < found.value < found.high < 0
+
+    everything = summarise_sampled(base, quant, np.ones(300, np.bool_), np.ones(300), design, 0.01).net_smoothed
+    assert everything.value == pytest.approx(found.value)
+    some = np.arange(300) % 2 == 0
+    unseen = replace(quant, margin=np.where(some, quant.margin, np.nan))
+    half = summarise_sampled(base, unseen, some, np.full(300, 0.5), design, 0.01).net_smoothed
+    assert half == smoothed_change(base.margin, unseen.margin, design, some, np.full(300, 0.5))
+
+
+def test_answers_without_margins_have_no_smoothed_change() -> None:
+    base, quant = make_pair(5, n=300)
+    assert summarise_task(base, replace(quant, margin=np.full(300, np.nan))).net_smoothed is None
 
 
 def test_shift_p_is_scipys_t_test_and_groups_change_it() -> None:

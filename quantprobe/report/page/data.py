@@ -43,6 +43,7 @@ class AnswersView:
     drops: str
     leapfrogs: str
     smoothed: str
+    """Change of smoothed accuracy with its interval, points."""
     shift: str
     """Margin shift with its interval, nats."""
 
