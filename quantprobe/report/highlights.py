@@ -142,10 +142,12 @@ def _cancelled(task: str, rows: Sequence[TaskRow]) -> Iterator[Highlight]:
     """The quant whose changed answers cancel the most in its accuracy."""
     row = max(rows, key=_n_cancelled, default=None)
     if row is not None and _n_cancelled(row):
+        n_decoded = row.summary.n_decoded
+        sample = "" if n_decoded is None else f" of the {n_decoded:,} questions that it decoded"
         yield Highlight(
             2,
             f"Accuracy on {task} hides what cancels: {row.name} lost {row.summary.drops:,} right answers and gained "
-            f"{row.summary.leapfrogs:,}.",
+            f"{row.summary.leapfrogs:,}{sample}.",
         )
 
 

@@ -119,12 +119,14 @@ def task_notes(cohort: Cohort, task: str) -> list[str]:
 def _asked(summaries: Sequence[TaskSummary], facts: TaskFacts | None) -> str:
     first = summaries[0]
     n_items = _span([summary.n_items or summary.acc.n for summary in summaries])
-    groups = f" in {len(first.by_group):,} {first.grouping}" if first.grouping in (STRATA, CLUSTERS) else ""
+    n_groups = max(len(summary.by_group) for summary in summaries)  # none of a quant that decoded a sample
+    groups = f" in {n_groups:,} {first.grouping}" if n_groups and first.grouping in (STRATA, CLUSTERS) else ""
     template = f", template {first.template}" if first.template else ""
     tokens = ""
     if facts and facts.n_tokens_decoded:
         ratio = facts.n_tokens_naive / facts.n_tokens_decoded
-        tokens = f"; {facts.n_tokens_decoded:,} tokens decoded per model, {ratio:.1f} times fewer than choice by choice"
+        model = "by the base" if any(summary.n_decoded for summary in summaries) else "per model"
+        tokens = f"; {facts.n_tokens_decoded:,} tokens decoded {model}, {ratio:.1f} times fewer than choice by choice"
     return f"{n_items} questions{groups}{template}, rule {join_words(sorted({s.rule for s in summaries}))}{tokens}."
 
 

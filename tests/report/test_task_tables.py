@@ -225,6 +225,20 @@ def test_highlights_say_what_cancels_and_what_moved() -> None:
     assert any("Margins on arc|easy moved" in sentence for sentence in highlights(cohort_of([moved])))
 
 
+def test_counts_of_a_sample_say_of_how_many() -> None:
+    sampled = [replace(summary, n_decoded=150 + i, by_group={}, grouping="strata") for i, summary in enumerate(FOUND)]
+    cohort = cohort_of(sampled)
+    assert "of the 151 questions that it decoded." in " ".join(highlights(cohort, NAMES))
+    table = task_table(cohort, TASK)
+    place = [column.title for column in table.columns].index("Decoded")
+    assert [row[place].text for row in table.rows[1:]] == ["150", "151", "152"]
+    asked = task_notes(cohort, TASK)[0]
+    assert asked == (
+        "400 questions, template question, rule tokens; 1,000 tokens decoded by the base, 3.5 times fewer than choice "
+        "by choice."
+    )
+
+
 def test_quants_that_lack_a_task_are_in_no_table_of_it() -> None:
     results = fake_results((), tasks={TASK: list(FOUND)}, n_quants=3)
     partly = replace(results, quants=(replace(results.quants[0], tasks={}), *results.quants[1:]))

@@ -40,6 +40,8 @@ class AnswersView:
     """Share of answers that changed, in percent."""
     outline: tuple[float, float, float, float] | None
     """Half axes and correlation of the joint region of volume and net, in percent, and its radius in half axes."""
+    decoded: str
+    """Questions of which drops and leapfrogs were counted."""
     drops: str
     leapfrogs: str
     smoothed: str
@@ -169,6 +171,7 @@ def _view(
     net: Estimate | None, volume: Estimate | None, verdict: str | None, summary: TaskSummary | None
 ) -> AnswersView:
     drops, leapfrogs = (None, None) if summary is None else (summary.drops, summary.leapfrogs)
+    decoded = None if summary is None else summary.n_decoded or summary.n_items
     return AnswersView(
         net=_interval(net, 100),
         net_text=format_net(net, None if summary is None else summary.margin),
@@ -176,6 +179,7 @@ def _view(
         mark=mark_of(verdict).css,
         volume=None if volume is None or volume.value is None else 100 * volume.value,
         outline=_outline(net, volume),
+        decoded=MISSING if decoded is None else f"{decoded:,}",
         drops=MISSING if drops is None else f"{drops:,}",
         leapfrogs=MISSING if leapfrogs is None else f"{leapfrogs:,}",
         smoothed=format_interval(None if summary is None else summary.net_smoothed, 100),

@@ -64,6 +64,8 @@ ACC_NORM = _field("acc_norm", 10, share_cell)
 NET: Field[TaskRow] = Field(quantity_column(task_quantity("net"), 1, "pp"), lambda row: net_cell(row.summary))
 DROPS = _field("drops", 3, count_cell)
 LEAPFROGS = _field("leapfrogs", 3, count_cell)
+DECODED = _field("n_decoded", 3, count_cell)
+"""Of how many questions drops and leapfrogs were counted, where a quant decoded a sample."""
 OTHER_WRONG = _field("wrong_to_other_wrong", 9, count_cell)
 VOLUME = _field("volume", 8, share_cell)
 INDEX = _field("direction_index", 7, signed_cell)
@@ -77,8 +79,8 @@ N_ITEMS = _field("n_items", 14, count_cell)
 N_INVALID = _field("n_invalid", 15, count_cell)
 VERDICT: Field[TaskRow] = Field(Column("Verdict"), lambda row: verdict_cell(row.summary.verdict))
 FIELDS = (
-    NAME, SIZE, ACC, ACC_NORM, NET, DROPS, LEAPFROGS, OTHER_WRONG, VOLUME, INDEX, SMOOTHED, MARGIN_SHIFT, KLD,
-    MCNEMAR_P, ADJUSTED_P, DETECTABLE, N_ITEMS, N_INVALID, VERDICT,
+    NAME, SIZE, ACC, ACC_NORM, NET, DROPS, LEAPFROGS, DECODED, OTHER_WRONG, VOLUME, INDEX, SMOOTHED, MARGIN_SHIFT,
+    KLD, MCNEMAR_P, ADJUSTED_P, DETECTABLE, N_ITEMS, N_INVALID, VERDICT,
 )  # fmt: skip
 
 
