@@ -4,7 +4,7 @@
 #   tests/sanitize.sh          AddressSanitizer and UndefinedBehaviorSanitizer
 #   tests/sanitize.sh thread   ThreadSanitizer
 #
-# More arguments go to pytest. It wants GCC or Clang with their sanitizer runtimes, and an environment with the test
+# More arguments go to pytest instead of tests/engine. It wants GCC or Clang with their sanitizer runtimes, and an environment with the test
 # dependencies (pip install -e ".[dev]"). llama.cpp itself is not instrumented: what is found lies in native/, or in what
 # native/ hands over. ThreadSanitizer cannot see the barriers of an OpenMP library that is not instrumented either, so
 # reports from within libgomp, libggml and libllama are suppressed.
@@ -31,4 +31,4 @@ export TSAN_OPTIONS="suppressions=$work/tsan.supp ignore_noninstrumented_modules
 export PYTHONPATH="$work/tree" PYTHONMALLOC=malloc
 compiler=${CXX:-c++}
 preload="$("$compiler" -print-file-name="$library") $("$compiler" -print-file-name=libstdc++.so)"
-LD_PRELOAD="$preload" python -m pytest -q -p no:cacheprovider tests/engine "$@"
+LD_PRELOAD="$preload" python -m pytest -q -p no:cacheprovider "${@:-tests/engine}"
