@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,3 +57,19 @@ def test_bits_do_not_depend_on_the_number_of_threads(tmp_path: Path, arch: str) 
             ]
         found.append(np.concatenate(blocks).view(np.uint32))
     assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+
+
+def test_two_contexts_decode_at_once(tmp_path: Path) -> None:
+    """From two threads of Python, the GIL released: what `tests/sanitize.sh thread` looks at."""
+    infos = [read_model_info(write_tiny(tmp_path / f"{arch}.gguf", arch)) for arch in ("llama", "gemma3")]
+    tokens = random_tokens(3200, 0).reshape(50, 64)
+
+    def decode(number: int) -> np.ndarray[Any, Any]:
+        with Model(infos[number], replace(SETTINGS, n_ctx=64)) as model:
+            blocks = [block.logits.copy() for block in probe_blocks(model, TextProbe("t", tokens, None), hidden=True)]
+        return np.concatenate(blocks).view(np.uint32)
+
+    alone = [decode(0), decode(1)]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(decode, (0, 1, 0, 1)))
+    assert all(np.array_equal(rows, alone[number % 2]) for number, rows in enumerate(together))
