@@ -6,7 +6,9 @@
 #include <stdexcept>
 #include <string>
 
-static thread_local int depth = 0;
+// guarded calls of this thread, and those of them that compute
+static thread_local int n_guards    = 0;
+static thread_local int n_computing = 0;
 
 static std::atomic<bool> aborted{ false };
 static std::mutex        reason_mutex;
@@ -17,22 +19,24 @@ static void enter() {
         const std::lock_guard<std::mutex> lock(reason_mutex);
         throw std::runtime_error("llama.cpp has failed in this process already (" + reason + "); start a new one");
     }
-    depth++;
+    n_guards++;
 }
 
 abort_guard::abort_guard() {
     enter();
+    n_computing++;
 }
 
 abort_guard::~abort_guard() {
-    depth--;
+    n_guards--;
+    n_computing--;
 }
 
 void guard_aborts(bool on) {
     if (on) {
         enter();
     } else {
-        depth--;
+        n_guards--;
     }
 }
 
@@ -41,12 +45,12 @@ bool has_aborted() {
 }
 
 void throw_on_abort(const char * message) {
-    if (depth > 0) {
-        {
+    if (n_guards > 0) {
+        if (n_computing > 0) {
             const std::lock_guard<std::mutex> lock(reason_mutex);
-            reason = message;
+            reason  = message;
+            aborted = true;
         }
-        aborted = true;
         throw std::runtime_error(message);
     }
     std::fprintf(stderr, "%s\n", message);

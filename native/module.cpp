@@ -103,7 +103,7 @@ NB_MODULE(_native, m) {
     m.def("batch_layout", &batch_layout, "Size and field offsets of llama_batch as compiled here.");
     m.def("bind", &bind_llama_api, nb::arg("addresses"), "Take the addresses of llama.cpp's functions.");
     m.def("guard_aborts", &guard_aborts, nb::arg("on"), "Turn ggml's aborts on this thread into exceptions, or no longer.");
-    m.def("has_aborted", &has_aborted, "Whether an abort of ggml was caught: then every guarded call is refused.");
+    m.def("has_aborted", &has_aborted, "Whether an abort was caught out of a computation: every guarded call is then refused.");
     m.def("list_devices", &list_devices, "(name, description, type, backend, free, total) of every device.");
 
     m.def("log_callback", [] { return reinterpret_cast<uintptr_t>(&log_callback); }, "Address of the log callback.");

@@ -98,8 +98,8 @@ def bind() -> None:
 def guarded() -> Iterator[None]:
     """Calls of llama.cpp through ctypes in which a failed assertion of ggml is an error, not the end of the process.
 
-    For functions that catch C++ exceptions themselves: loading a model, making a context. After such a failure every
-    later call is refused with an `EngineError`.
+    For functions that catch C++ exceptions themselves: loading a model, making a context. After a failed computation
+    they are refused with an `EngineError`.
     """
     with engine_errors("llama.cpp cannot be used any more"):
         _native.guard_aborts(True)

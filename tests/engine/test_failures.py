@@ -238,6 +238,15 @@ def test_after_an_assertion_everything_is_refused_and_the_process_ends(tmp_path:
     assert all("llama.cpp has failed in this process already" in line and "start a new one" in line for line in others)
 
 
+def test_an_assertion_while_loading_leaves_other_models_usable(tmp_path: Path) -> None:
+    broken = write_tiny(tmp_path / "broken.gguf", "olmoe", extra={"olmoe.expert_used_count": 0})
+    with pytest.raises(EngineError, match=r"could not load .*broken\.gguf.*GGML_ASSERT"):
+        Model(read_model_info(broken), SETTINGS)
+    probe = TextProbe("t", np.full((1, 32), 5, np.int32), None)
+    with Model(read_model_info(write_tiny(tmp_path / "m.gguf")), SETTINGS) as model:
+        assert len(list(probe_blocks(model, probe))) == 1
+
+
 def test_a_guard_that_is_left_protects_no_longer() -> None:
     with guarded():
         pass
