@@ -115,6 +115,7 @@ int32_t decoder::decode(const int32_t * tokens, const int32_t * pos, const int32
 }
 
 void decoder::clear() {
+    const abort_guard guard;
     // with the data: without flash attention a NaN left in a masked cell reaches the next window's rows, as 0 * NaN
     api.llama_memory_clear(api.llama_get_memory(ctx), true);
 }
@@ -122,11 +123,13 @@ void decoder::clear() {
 void decoder::seq_cp(int32_t src, int32_t dst) {
     check_seq(src);
     check_seq(dst);
+    const abort_guard guard;
     api.llama_memory_seq_cp(api.llama_get_memory(ctx), src, dst, -1, -1);
 }
 
 void decoder::seq_rm(int32_t seq) {
     check_seq(seq);
+    const abort_guard guard;
     // whole sequences only: recurrent models cannot remove a part
     api.llama_memory_seq_rm(api.llama_get_memory(ctx), seq, -1, -1);
 }

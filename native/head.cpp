@@ -29,9 +29,11 @@ head_product::head_product(const head_params & params)
 
     ggml_backend_device * dev = api.ggml_backend_dev_get(params.device);
 
+    device_name = api.ggml_backend_dev_name(dev);
+
     backend = api.ggml_backend_dev_init(dev, nullptr);
     if (backend == nullptr) {
-        throw std::runtime_error(std::string("the device ") + api.ggml_backend_dev_name(dev) + " cannot be initialized");
+        throw std::runtime_error("the device " + device_name + " cannot be initialized");
     }
 
     try {
@@ -45,6 +47,12 @@ head_product::head_product(const head_params & params)
 
         alloc = api.ggml_gallocr_new(api.ggml_backend_get_default_buffer_type(backend));
         arena.resize(16 * api.ggml_tensor_overhead() + api.ggml_graph_overhead());
+
+        // all the memory that a product needs is taken here: what is missing shows before the first one
+        if (params.n_rows_max > 0) {
+            product_graph graph = build(params.n_rows_max);
+            api.ggml_free(graph.ctx);
+        }
     } catch (...) {
         free_all();
         throw;
@@ -56,6 +64,9 @@ head_product::~head_product() {
 }
 
 void head_product::free_all() {
+    if (has_aborted()) {
+        return;
+    }
     if (alloc) {
         api.ggml_gallocr_free(alloc);
     }
@@ -94,7 +105,7 @@ void head_product::place_weights(const head_params & params) {
     }
     buffer = api.ggml_backend_alloc_ctx_tensors(weights, backend);
     if (buffer == nullptr) {
-        throw std::bad_alloc();
+        throw std::runtime_error("no memory for its " + std::to_string(params.n_bytes) + " bytes on " + device_name);
     }
     api.ggml_backend_tensor_set(matrix, params.data, 0, params.n_bytes);
     if (bias != nullptr) {
@@ -102,13 +113,7 @@ void head_product::place_weights(const head_params & params) {
     }
 }
 
-const float * head_product::compute(const float * rows, int64_t n_rows) {
-    if (n_rows < 1) {
-        throw std::invalid_argument("a head product needs at least one row");
-    }
-
-    const abort_guard guard;
-
+head_product::product_graph head_product::build(int64_t n_rows) {
     ggml_context * ctx = api.ggml_init({ arena.size(), arena.data(), true });
 
     ggml_tensor * input = api.ggml_new_tensor_2d(ctx, type_f32, n_embd, n_rows);
@@ -133,23 +138,34 @@ const float * head_product::compute(const float * rows, int64_t n_rows) {
 
     if (!api.ggml_gallocr_alloc_graph(alloc, graph)) {
         api.ggml_free(ctx);
-        throw std::bad_alloc();
+        throw std::runtime_error("no memory for " + std::to_string(n_rows) + " rows of logits on " + device_name);
     }
-    api.ggml_backend_tensor_set(input, rows, 0, sizeof(float) * n_embd * n_rows);
+    return { ctx, input, logits, graph };
+}
 
-    const int32_t status = api.ggml_backend_graph_compute(backend, graph);
+const float * head_product::compute(const float * rows, int64_t n_rows) {
+    if (n_rows < 1) {
+        throw std::invalid_argument("a head product needs at least one row");
+    }
+
+    const abort_guard guard;
+
+    product_graph graph = build(n_rows);
+    api.ggml_backend_tensor_set(graph.input, rows, 0, sizeof(float) * n_embd * n_rows);
+
+    const int32_t status = api.ggml_backend_graph_compute(backend, graph.graph);
     if (status != 0) {
-        api.ggml_free(ctx);
+        api.ggml_free(graph.ctx);
         throw std::runtime_error("ggml could not compute the head product (status " + std::to_string(status) + ")");
     }
 
-    const float * result = static_cast<const float *>(api.ggml_get_data(logits));
+    const float * result = static_cast<const float *>(api.ggml_get_data(graph.logits));
     if (!is_host) {
         fetched.resize(n_rows * n_vocab);
-        api.ggml_backend_tensor_get(logits, fetched.data(), 0, sizeof(float) * n_rows * n_vocab);
+        api.ggml_backend_tensor_get(graph.logits, fetched.data(), 0, sizeof(float) * n_rows * n_vocab);
         result = fetched.data();
     }
 
-    api.ggml_free(ctx);
+    api.ggml_free(graph.ctx);
     return result;
 }

@@ -8,6 +8,7 @@
 #include "llama_api.hpp"
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 struct head_params {
@@ -16,11 +17,12 @@ struct head_params {
     int64_t       n_vocab;
     const void *  data; // the matrix as it lies in the GGUF; must stay valid if it is used in place
     size_t        n_bytes;
-    const float * bias;      // [n_vocab] or null
-    float         scale;     // logits are multiplied by this; 1: not applied
-    float         softcap;   // softcap * tanh(logits / softcap); 0: not applied
-    size_t        device;    // index as in ggml_backend_dev_get
-    int32_t       n_threads; // CPU only
+    const float * bias;       // [n_vocab] or null
+    float         scale;      // logits are multiplied by this; 1: not applied
+    float         softcap;    // softcap * tanh(logits / softcap); 0: not applied
+    size_t        device;     // index as in ggml_backend_dev_get
+    int32_t       n_threads;  // CPU only
+    int64_t       n_rows_max; // memory for so many rows is taken at once; 0: for each product as it comes
 };
 
 class head_product {
@@ -38,7 +40,16 @@ class head_product {
     const int64_t n_vocab;
 
   private:
+    // in the arena, its tensors allocated; ctx is freed by whoever asked for it
+    struct product_graph {
+        ggml_context * ctx;
+        ggml_tensor *  input;
+        ggml_tensor *  logits;
+        ggml_cgraph *  graph;
+    };
+
     void place_weights(const head_params & params);
+    product_graph build(int64_t n_rows);
     void free_all();
 
     const float scale;
@@ -51,6 +62,7 @@ class head_product {
     ggml_tensor *         matrix  = nullptr;
     ggml_tensor *         bias    = nullptr;
     bool                  is_host = false;
+    std::string           device_name;
 
     std::vector<uint8_t> arena; // ggml_context of the graph, made anew for each product
     std::vector<float>   fetched;

@@ -27,7 +27,7 @@ class log_buffer {
     std::vector<log_line> take();
 
   private:
-    static constexpr size_t n_lines_max = 512;
+    static constexpr size_t n_lines_max = 8192;
 
     std::mutex           mutex;
     std::deque<log_line> lines;

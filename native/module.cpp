@@ -103,6 +103,7 @@ NB_MODULE(_native, m) {
     m.def("batch_layout", &batch_layout, "Size and field offsets of llama_batch as compiled here.");
     m.def("bind", &bind_llama_api, nb::arg("addresses"), "Take the addresses of llama.cpp's functions.");
     m.def("guard_aborts", &guard_aborts, nb::arg("on"), "Turn ggml's aborts on this thread into exceptions, or no longer.");
+    m.def("has_aborted", &has_aborted, "Whether an abort was caught out of a computation: every guarded call is then refused.");
     m.def("list_devices", &list_devices, "(name, description, type, backend, free, total) of every device.");
 
     m.def("log_callback", [] { return reinterpret_cast<uintptr_t>(&log_callback); }, "Address of the log callback.");
@@ -145,7 +146,7 @@ NB_MODULE(_native, m) {
         .def(
             "__init__",
             [](head_holder * self, int32_t type, int64_t n_embd, int64_t n_vocab, byte_array matrix, nb::object bias, float scale,
-               float softcap, size_t device, int32_t n_threads) {
+               float softcap, size_t device, int32_t n_threads, int64_t n_rows_max) {
                 bias_array bias_rows;
                 if (!bias.is_none()) {
                     bias_rows = nb::cast<bias_array>(bias);
@@ -154,12 +155,12 @@ NB_MODULE(_native, m) {
                     }
                 }
                 const float *     bias_data = bias.is_none() ? nullptr : bias_rows.data();
-                const head_params params    = { type,      n_embd, n_vocab, matrix.data(), matrix.shape(0),
-                                                bias_data, scale,  softcap, device,        n_threads };
+                const head_params params    = { type,  n_embd,  n_vocab, matrix.data(), matrix.shape(0), bias_data,
+                                                scale, softcap, device,  n_threads,     n_rows_max };
                 new (self) head_holder{ matrix, std::make_unique<head_product>(params) };
             },
             nb::arg("type"), nb::arg("n_embd"), nb::arg("n_vocab"), nb::arg("matrix"), nb::arg("bias").none(), nb::arg("scale"),
-            nb::arg("softcap"), nb::arg("device"), nb::arg("n_threads"))
+            nb::arg("softcap"), nb::arg("device"), nb::arg("n_threads"), nb::arg("n_rows_max"))
         .def(
             "compute",
             [](nb::handle self, row_array rows) {

@@ -23,10 +23,18 @@ MASK_CELLS = 1 << 25
 and in the same memory, so that the peak does not depend on n_ctx. It cuts micro-batches of 512 beyond 65,536 tokens.
 Without flash attention llama.cpp also holds 4 bytes for each cell and head, which nothing here bounds."""
 
+MIN_BATCH = 4
+"""Fewest tokens of a micro-batch. For a token that is decoded alone, ggml's CPU attention cuts the keys into as many
+parts as there are threads and sums the parts: logits then depend on the number of threads (by up to 0.81 on a Q2_K).
+With four, any number of tokens but one can be shared out so that none is alone."""
+
 EQUIVALENCE_MARGIN = 0.01
 """Smallest change of accuracy that matters, unless another is asked for: one percentage point."""
 
 ALL_LAYERS = -1
+
+SPLIT_MODES = ("none", "layer", "row")
+"""As in llama.cpp (its LLAMA_SPLIT_MODE_NONE, _LAYER, _ROW, in this order)."""
 
 T = TypeVar("T")
 
@@ -154,23 +162,30 @@ class Settings:
         help="Tokens in a window; the second half of each is scored.",
     )  # fmt: skip
     n_batch: int = setting(
-        2048, "-b", "--batch-size", kind=whole_number(1), moves_logits=False, help="Tokens handed to llama.cpp at once."
-    )
+        2048, "-b", "--batch-size", kind=whole_number(MIN_BATCH), moves_logits=False,
+        help="Tokens handed to llama.cpp at once.",
+    )  # fmt: skip
     n_ubatch: int = setting(
         # what is decoded at once can move logits, and is recorded as n_ubatch_used
-        512, "-ub", "--ubatch-size", kind=whole_number(1), moves_logits=False, help="Tokens computed at once.",
+        512, "-ub", "--ubatch-size", kind=whole_number(MIN_BATCH), moves_logits=False, help="Tokens computed at once.",
     )  # fmt: skip
     n_threads: int | None = setting(
-        # CPU results do not depend on it, nor on mmap
+        # CPU results do not depend on it as long as no token is decoded alone (MIN_BATCH), nor on mmap
         None, "-t", "--threads", kind=whole_number(1), moves_logits=False, unset="physical cores", help="CPU threads.",
     )  # fmt: skip
     n_gpu_layers: int = setting(
         ALL_LAYERS, "-ngl", "--n-gpu-layers", kind=LAYERS, moves_logits=True,
         help="Layers on the GPU, where there is one; the output layer counts as one.",
     )  # fmt: skip
+    split_mode: str = setting(
+        # by rows the parts of a matrix have other shapes, so other kernels, and unlike devices round differently;
+        # what a mode comes to on the devices at hand is recorded as split_used and devices_used
+        "layer", "-sm", "--split-mode", kind=one_of(SPLIT_MODES, "MODE"), moves_logits=False,
+        help="How several GPUs share a model: by layers, by rows of each matrix, or none: --main-gpu alone.",
+    )  # fmt: skip
     main_gpu: int = setting(
         0, "-mg", "--main-gpu", kind=whole_number(0, metavar="INDEX"), moves_logits=False,
-        help="GPU for what is not split.",
+        help="The GPU to use with --split-mode none.",
     )  # fmt: skip
     tensor_split: tuple[float, ...] = setting(
         (), "-ts", "--tensor-split", kind=SHARES, moves_logits=False, help="Share of each GPU, for example 3,1."

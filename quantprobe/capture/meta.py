@@ -60,6 +60,8 @@ class HeadReference:
     """Whether the bytes are copied into the capture, so that it needs no GGUF."""
     sha256: str = ""
     bias: FileEntry | None = None
+    device: str | None = None
+    """llama.cpp's name of the device on which the product gave the base's logits back; None in older captures."""
 
 
 @dataclass(frozen=True)

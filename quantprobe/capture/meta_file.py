@@ -212,6 +212,7 @@ def _read_head(fields: _Fields) -> HeadReference:
         softcap=fields.optional_number("softcap"),
         post=fields.text("post"),
         embedded=fields.flag("embedded"),
+        device=fields.text("device") if fields.content.get("device") is not None else None,
         sha256=fields.sha256("sha256"),
         bias=None if fields.get("bias") is None else _read_file(fields.inner("bias")),
     )

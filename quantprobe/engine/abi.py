@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from quantprobe.engine.failures import engine_errors
 from quantprobe.errors import IncompatibleError
 
 try:
@@ -97,9 +98,11 @@ def bind() -> None:
 def guarded() -> Iterator[None]:
     """Calls of llama.cpp through ctypes in which a failed assertion of ggml is an error, not the end of the process.
 
-    For functions that catch C++ exceptions themselves: loading a model, making a context.
+    For functions that catch C++ exceptions themselves: loading a model, making a context. After a failed computation
+    they are refused with an `EngineError`.
     """
-    _native.guard_aborts(True)
+    with engine_errors("llama.cpp cannot be used any more"):
+        _native.guard_aborts(True)
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from quantprobe.capture.logprobs import decode_logprobs
 from quantprobe.capture.store import Capture
 from quantprobe.engine.devices import Device
 from quantprobe.engine.head import Head, Post, unpack_rows
+from quantprobe.errors import EngineError
 from quantprobe.metrics.rows import llama_row_metrics, row_metrics
 
 
@@ -45,18 +47,36 @@ class BaseRows:
         return row_metrics(self.logits(stored, row_dtype), quant, targets)
 
 
-def open_base_rows(capture: Capture, device: Device, n_threads: int, base_model: Path | None) -> BaseRows:
-    """The rows of a finished capture.
+def open_base_rows(
+    capture: Capture,
+    devices: Sequence[Device],
+    n_threads: int,
+    base_model: Path | None,
+    n_rows: int = 0,
+    on_note: Callable[[str], None] | None = None,
+) -> BaseRows:
+    """The rows of a finished capture, multiplied on the device where it was made if that is one of `devices`, else on
+    the first of them that has room for the output matrix and `n_rows` rows of logits; those that have not are told.
 
     `base_model` names the base's GGUF if it is no longer where it was captured; an embedded head needs none. The head's
-    bytes are checked against the digest in the capture.
+    bytes are checked against the digest in the capture. Raises `EngineError` if no device has room.
     """
     reference = capture.meta.head
     n_vocab = capture.meta.n_vocab
     if reference is None:
         return BaseRows(capture.meta.kind, n_vocab, None)
     post = Post(scale=reference.scale or 1.0, softcap=reference.softcap or 0.0)
-    matrix = capture.head_bytes(base_model)
+    matrix, bias = capture.head_bytes(base_model), capture.head_bias()
     shape = (reference.shape[0], reference.shape[1])
-    head = Head(matrix, reference.type_name, shape, capture.head_bias(), post, device, n_threads)
-    return BaseRows(capture.meta.kind, n_vocab, head)
+    # a stable sort: the others stay in their order
+    for device in sorted(devices, key=lambda device: device.name != reference.device):
+        try:
+            head = Head(matrix, reference.type_name, shape, bias, post, device, n_threads, n_rows)
+        except EngineError as error:
+            if device.kind == "CPU":
+                raise
+            if on_note is not None:
+                on_note(f"{error}; trying the next device, whose products may differ from the base's by rounding")
+            continue
+        return BaseRows(capture.meta.kind, n_vocab, head)
+    raise EngineError(f"there is no device for the output matrix of {capture.path}")

@@ -54,17 +54,3 @@ def system_info() -> str:
 def versions() -> Versions:
     backends = tuple(dict.fromkeys(device.backend for device in list_devices()))
     return Versions(quantprobe.__version__, abi.python_version(), abi.llama_cpp_version(), backends)
-
-
-def head_device(n_gpu_layers: int, n_layer: int) -> Device:
-    """The device of a model's output layer: the first GPU if every layer is offloaded, else the CPU.
-
-    llama.cpp counts the output layer as layer `n_layer + 1`.
-    """
-    devices = list_devices()
-    offloaded = n_gpu_layers < 0 or n_gpu_layers > n_layer
-    for kind in ("GPU", "IGPU") if offloaded else ():
-        for device in devices:
-            if device.kind == kind:
-                return device
-    return next(device for device in devices if device.kind == "CPU")

@@ -6,7 +6,7 @@ assumed: `fit_head` compares with the real logits of the first rows and decides.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from quantprobe import _native
 from quantprobe.arrays import Float32Array, Int32Array
 from quantprobe.engine.devices import Device
+from quantprobe.engine.failures import engine_errors
 from quantprobe.errors import EngineError
 from quantprobe.gguf.model import HeadSource
 from quantprobe.metrics.rows import row_metrics
@@ -51,13 +52,16 @@ class HeadFit:
     """Mean KLD of the recomputed against the real logits of the first rows, in nats."""
     exact: bool
     """The recomputed logits were bit-identical."""
+    device: Device
+    """Where they were recomputed."""
 
 
 class Head:
     """The output matrix on one device. `compute` gives a view that the next call overwrites.
 
     `matrix` holds the bytes of `n_vocab` rows of ggml type `type_name`, as they lie in the GGUF; on the CPU a mapped
-    file is used in place.
+    file is used in place. Memory for products of `n_rows` rows is taken at once.
+    Raises `EngineError` if there is no room for both.
     """
 
     def __init__(
@@ -69,9 +73,11 @@ class Head:
         post: Post,
         device: Device,
         n_threads: int,
+        n_rows: int = 0,
     ) -> None:
         n_vocab, n_embd = shape
-        try:
+        self._failed = f"the base's output matrix ({type_name}, {n_vocab} x {n_embd}) cannot be used on {device.name}"
+        with engine_errors(self._failed):
             self._product = _native.HeadProduct(
                 type=int(GGMLQuantizationType[type_name]),
                 n_embd=n_embd,
@@ -82,21 +88,21 @@ class Head:
                 softcap=post.softcap,
                 device=device.index,
                 n_threads=n_threads,
+                n_rows_max=n_rows,
             )
-        except (RuntimeError, ValueError) as error:
-            raise EngineError(
-                f"the base's output matrix ({type_name}, {n_vocab} x {n_embd}) is unusable: {error}"
-            ) from error
 
     @classmethod
-    def of(cls, source: HeadSource, post: Post, device: Device, n_threads: int) -> Head:
+    def of(cls, source: HeadSource, post: Post, device: Device, n_threads: int, n_rows: int = 0) -> Head:
         """The output matrix of a GGUF, mapped."""
         matrix = np.memmap(source.path, dtype=np.uint8, mode="r", offset=source.offset, shape=(source.n_bytes,))
-        return cls(matrix, source.type_name, (source.n_vocab, source.n_embd), source.bias, post, device, n_threads)
+        return cls(
+            matrix, source.type_name, (source.n_vocab, source.n_embd), source.bias, post, device, n_threads, n_rows
+        )
 
     def compute(self, hidden: Float32Array) -> Float32Array:
         """Logits `[n_rows, n_vocab]` float32 of hidden rows `[n_rows, n_embd]` float32."""
-        logits: Float32Array = self._product.compute(np.ascontiguousarray(hidden, dtype=np.float32))
+        with engine_errors(self._failed):
+            logits: Float32Array = self._product.compute(np.ascontiguousarray(hidden, dtype=np.float32))
         return logits
 
 
@@ -134,24 +140,52 @@ def _candidates(source: HeadSource) -> Iterator[tuple[str, Post]]:
 
 
 def fit_head(
-    source: HeadSource, device: Device, n_threads: int, hidden: Float32Array, logits: Float32Array
+    source: HeadSource,
+    devices: Sequence[Device],
+    n_threads: int,
+    hidden: Float32Array,
+    logits: Float32Array,
+    n_rows: int = 0,
+    on_note: Callable[[str], None] | None = None,
 ) -> HeadFit | None:
-    """Find out how hidden rows give these logits back.
+    """Find out how, and on which of `devices`, hidden rows give these logits back.
 
-    The first bit-identical way wins; failing that the best one whose mean self-KLD is at most `SELF_KLD_MAX`;
-    None if there is no such way: the capture then has to keep log-probabilities.
+    The first bit-identical way wins; failing that the best one whose mean self-KLD is at most `SELF_KLD_MAX`; None if
+    there is no such way: the capture then has to keep log-probabilities. The last device, the CPU, is tried if no other
+    gives a way. A device without room for the matrix, or for `n_rows` rows of logits, is left out and told.
     """
+    best: HeadFit | None = None
+    for device in devices:
+        if best is not None and device.kind == "CPU":
+            break
+        try:
+            fit = _fit_on(source, device, n_threads, hidden, logits, n_rows)
+        except EngineError as error:
+            if on_note is not None:
+                on_note(str(error))
+            continue
+        if fit is not None and (best is None or fit.exact or fit.self_kld < best.self_kld):
+            best = fit
+        if fit is not None and fit.exact:
+            break
+    return best
+
+
+def _fit_on(
+    source: HeadSource, device: Device, n_threads: int, hidden: Float32Array, logits: Float32Array, n_rows: int
+) -> HeadFit | None:
     targets: Int32Array = np.zeros(len(logits), dtype=np.int32)
     best: HeadFit | None = None
     heads: dict[Post, Head] = {}
     for row_dtype, post in _candidates(source):
         if post not in heads:
-            heads = {post: Head.of(source, post, device, n_threads)}
+            heads.clear()  # one at a time: a second one might not fit
+            heads[post] = Head.of(source, post, device, n_threads, n_rows)
         again = heads[post].compute(unpack_rows(pack_rows(hidden, row_dtype), row_dtype))
         if np.array_equal(again.view(np.uint32), logits.view(np.uint32)):
-            return HeadFit(row_dtype, post, 0.0, exact=True)
+            return HeadFit(row_dtype, post, 0.0, True, device)
         rows = row_metrics(again, logits, targets)
         self_kld = float(np.mean(rows["kld"])) if rows["finite"].all() else float("inf")
         if self_kld <= SELF_KLD_MAX and (best is None or self_kld < best.self_kld):
-            best = HeadFit(row_dtype, post, self_kld, exact=False)
+            best = HeadFit(row_dtype, post, self_kld, False, device)
     return best

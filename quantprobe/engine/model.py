@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -13,10 +13,11 @@ from quantprobe import _native
 from quantprobe.arrays import Int32Array
 from quantprobe.engine.abi import guarded, last_errors, llama
 from quantprobe.engine.plan import Geometry
-from quantprobe.errors import EngineError, InputError
+from quantprobe.engine.told import told_flash_attn, told_output_device
+from quantprobe.errors import EngineError, InputError, MismatchError
 from quantprobe.gguf.file_types import KV_TYPES
 from quantprobe.gguf.model import ModelInfo
-from quantprobe.settings import Settings
+from quantprobe.settings import SPLIT_MODES, Settings
 
 
 class Model:
@@ -36,11 +37,15 @@ class Model:
         self.info = info
         self.settings = settings.with_threads()
         self._handle: Any = _load(info, self.settings, on_progress, vocab_only)
+        self.output_device = told_output_device(info.n_layer, _native.take_log())
+        """llama.cpp's name of the device of the output matrix; None where it does not tell."""
         self._vocab = llama.llama_model_get_vocab(self._handle)
         self.n_vocab = int(llama.llama_vocab_n_tokens(self._vocab))
         self.n_embd = int(getattr(llama, "llama_model_n_embd_out", llama.llama_model_n_embd)(self._handle))
         self.n_layer = int(llama.llama_model_n_layer(self._handle))
         self._refuse_unscorable()
+        self.flash_attn_used = False if vocab_only else _resolve_flash_attn(self)
+        """Whether attention is computed by flash attention kernels; None where llama.cpp does not tell."""
 
     def _refuse_unscorable(self) -> None:
         """llama.cpp's tools abort, or print nonsense, on models that do not predict the next token of a sequence."""
@@ -55,6 +60,16 @@ class Model:
             raise EngineError(
                 f"the vocabulary of {self.info.path.name} appends EOS to every text, so windows of a text cannot be "
                 "scored; set tokenizer.ggml.add_eos_token to false in the GGUF"
+            )
+
+    def require_flash_attn(self, captured: object) -> None:
+        """Raises `MismatchError` if flash attention is used here and not in the capture of the base, or the reverse."""
+        used = self.flash_attn_used
+        if isinstance(captured, bool) and used is not None and used != captured:
+            names = {True: "with flash attention", False: "without flash attention (no kernel for it there)"}
+            raise MismatchError(
+                f"{self.info.path.name} is computed {names[used]}, and the base was {names[captured]}; "
+                "that moves logits by as much as a good quant does: capture and compare both with --flash-attn off"
             )
 
     @property
@@ -102,9 +117,9 @@ class Model:
         return buffer.raw[: max(n, 0)].decode("utf-8", errors="replace")
 
     def close(self) -> None:
-        if self._handle is not None:
+        if self._handle is not None and not _native.has_aborted():
             llama.llama_model_free(self._handle)
-            self._handle = None
+        self._handle = None
 
     def __enter__(self) -> Model:
         return self
@@ -117,6 +132,7 @@ def _load(info: ModelInfo, settings: Settings, on_progress: Callable[[float], No
     params = llama.llama_model_default_params()
     params.vocab_only = vocab_only
     params.n_gpu_layers = settings.n_gpu_layers
+    params.split_mode = SPLIT_MODES.index(settings.split_mode)
     params.main_gpu = settings.main_gpu
     _set_mmap(params, settings.use_mmap)
     no_devices = (ctypes.c_void_p * 1)(None)
@@ -172,6 +188,33 @@ def _tensor_split(split: tuple[float, ...]) -> ctypes.Array[ctypes.c_float] | No
     return (ctypes.c_float * n_devices)(*split)
 
 
+_FLASH_ATTN: Mapping[bool | None, int] = {None: -1, False: 0, True: 1}
+"""LLAMA_FLASH_ATTN_TYPE_AUTO, _DISABLED, _ENABLED."""
+
+
+def _resolve_flash_attn(model: Model) -> bool | None:
+    """Ask llama.cpp, by a small context with AUTO, whether each layer's device has a kernel for this model.
+
+    Forced on, llama.cpp computes attention on the CPU where the device has none (CUDA: heads of 100, 160 and others),
+    without a word. Its answer depends on head sizes, cache types and devices, not on the context's size.
+    """
+    settings = model.settings
+    if not settings.flash_attn:
+        return False
+    params = _context_params(settings, Geometry(256, 1, 32, 32, 32, unified=False))
+    params.flash_attn_type = _FLASH_ATTN[None]
+    _native.take_log()
+    with guarded():
+        handle = llama.llama_init_from_model(model._handle, params)
+    lines = _native.take_log()
+    if not handle:
+        model.close()
+        reason = "; ".join(text.strip() for level, text in lines if level >= 3) or "llama.cpp gave no reason"
+        raise EngineError(f"llama.cpp could not make a context for {model.info.path.name}: {reason}")
+    llama.llama_free(handle)
+    return told_flash_attn(lines)
+
+
 class Context:
     """A llama.cpp context and the native decoder over it.
 
@@ -183,6 +226,7 @@ class Context:
         self.geometry = geometry
         self.collector = _native.HiddenCollector(model.n_embd) if hidden else None
         params = _context_params(model.settings, geometry)
+        params.flash_attn_type = _FLASH_ATTN[model.flash_attn_used]
         if self.collector is not None:
             params.cb_eval = ctypes.cast(_native.HiddenCollector.callback, type(params.cb_eval))
             params.cb_eval_user_data = ctypes.c_void_p(self.collector.address)
@@ -203,9 +247,9 @@ class Context:
         )
 
     def close(self) -> None:
-        if self._handle is not None:
+        if self._handle is not None and not _native.has_aborted():
             llama.llama_free(self._handle)
-            self._handle = None
+        self._handle = None
 
     def __enter__(self) -> Context:
         return self
@@ -223,7 +267,6 @@ def _context_params(settings: Settings, geometry: Geometry) -> Any:
     params.n_seq_max = geometry.n_seq
     params.n_outputs_max = geometry.n_outputs
     params.n_threads = params.n_threads_batch = settings.n_threads
-    params.flash_attn_type = 1 if settings.flash_attn else 0
     params.type_k = KV_TYPES[settings.type_k]
     params.type_v = KV_TYPES[settings.type_v]
     # cells of several sequences are not freed when the sliding window leaves them: tasks need room for all of them

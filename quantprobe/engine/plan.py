@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantprobe.arrays import Int32Array, Int64Array
+from quantprobe.errors import InputError
 from quantprobe.probes.text import TextProbe
 from quantprobe.settings import LLAMA_MAX_SEQ, Settings
 
@@ -57,6 +58,8 @@ class Step:
     """(from, to) pairs of sequences, copied before the decode."""
     removes: tuple[int, ...] = ()
     """Sequences forgotten before the copies."""
+    forgets: tuple[int, ...] = ()
+    """Sequences forgotten after the decode."""
 
 
 def block_rows(n_vocab: int, n_ubatch: int) -> int:
@@ -88,8 +91,15 @@ def llama_perplexity_geometry(probe: TextProbe, settings: Settings) -> Geometry:
 
     For the last digit of its printed numbers: which kernels run depends on the shape of the micro-batches. It holds all
     rows of a batch at once, as the tool does, and gives no hidden rows (their order is llama.cpp's own).
+    Raises `InputError` where llama.cpp would leave one token of a window for a micro-batch of its own (`MIN_BATCH`).
     """
     n_seq = max(1, min(settings.n_batch // probe.n_ctx, LLAMA_MAX_SEQ))
+    pieces = {min(settings.n_batch, probe.n_ctx), probe.n_ctx % settings.n_batch}
+    if probe.n_windows % n_seq == 1 % n_seq and any(piece % settings.n_ubatch == 1 for piece in pieces):
+        raise InputError(
+            f"text {probe.name}: in windows of {probe.n_ctx} tokens llama-perplexity decodes a single token last, "
+            "with a result that depends on the number of threads; choose another --ctx-size or --ubatch-size"
+        )
     return Geometry(
         n_ctx=probe.n_ctx,
         n_seq=n_seq,
@@ -118,6 +128,8 @@ def _pieces(probe: TextProbe, geometry: Geometry) -> list[tuple[int, int]]:
         low = cuts[-1]
         n_unscored = max(probe.first - low, 0)
         cuts.append(min(low + geometry.n_batch, low + n_unscored + geometry.n_outputs, probe.n_ctx))
+    if cuts[-1] - cuts[-2] == 1 and len(cuts) > 2:  # no token alone, see MIN_BATCH
+        cuts[-2] -= 1
     return list(itertools.pairwise(cuts))
 
 

@@ -71,13 +71,14 @@ def choice_geometry(probe: TaskProbe, settings: Settings, n_vocab: int) -> Geome
     """
     n_ubatch = min(settings.n_ubatch, settings.n_batch)
     n_branches = max(len(item.branches) for item in probe.items)
-    if n_branches + 2 > LLAMA_MAX_SEQ:
-        raise InputError(f"task {probe.name}: a question has {n_branches} choices; llama.cpp takes {LLAMA_MAX_SEQ - 2}")
+    if n_branches + 3 > LLAMA_MAX_SEQ:
+        raise InputError(f"task {probe.name}: a question has {n_branches} choices; llama.cpp takes {LLAMA_MAX_SEQ - 3}")
     if settings.n_parallel is not None:
         return _llama_geometry(probe, settings, settings.n_parallel, n_branches)
-    n_seq = max(MAX_SEQ, n_branches + 2)
+    # one for the header, one for the company of a token that would be alone
+    n_seq = max(MAX_SEQ + 1, n_branches + 3)
     n_cells = [
-        n_header + max(n_ubatch, max(n_item_tokens(probe.items[number]) - n_header for number in run))
+        n_header + max(n_ubatch, max(n_item_tokens(probe.items[number]) - n_header for number in run) + 1)
         for run, n_header in _runs(probe.items)
     ]
     return Geometry(
@@ -102,7 +103,7 @@ def _llama_geometry(probe: TaskProbe, settings: Settings, n_parallel: int, n_bra
     n_ubatch = min(settings.n_ubatch, settings.n_batch)
     return Geometry(
         n_ctx=max(n_parallel * settings.n_ctx, longest),
-        n_seq=n_parallel,
+        n_seq=min(n_parallel + 1, LLAMA_MAX_SEQ),
         n_batch=n_ubatch,
         n_ubatch=n_ubatch,
         n_outputs=max(n_ubatch, n_parallel),
@@ -126,7 +127,7 @@ def plan_choices(
         if n_header:
             yield from _steps([header], geometry, equal_lengths, _Memory(clear=True))
         n_used = 0
-        for group in _groups(probe.items, run, n_header, geometry, like_llama):
+        for group in _groups(probe.items, run, n_header, geometry, equal_lengths, like_llama):
             memory = _Memory(clear=not n_header, removes=tuple(range(1, n_used + 1)) if n_header else ())
             prefixes, branches, n_used = _lay_out(probe.items, offsets, group, n_header, like_llama)
             if equal_lengths:
@@ -202,14 +203,15 @@ def _n_common(a: Int32Array, b: Int32Array) -> int:
 
 
 def _groups(
-    items: Sequence[ChoiceItem], run: range, n_header: int, geometry: Geometry, like_llama: bool
+    items: Sequence[ChoiceItem], run: range, n_header: int, geometry: Geometry, equal_lengths: bool, like_llama: bool
 ) -> Iterator[list[int]]:
     """Items of a run that fit the buffer and the sequences together; of ours, those that fit one micro-batch."""
     group: list[int] = []
     # sequence 0 is the header's
     n_cells, n_seqs = n_header, 0 if like_llama else 1
-    n_most_seqs = min(geometry.n_seq, LLAMA_TASK_SEQ) if like_llama else geometry.n_seq
-    n_most = geometry.n_ctx if like_llama else min(geometry.n_ctx, n_header + geometry.n_ubatch)
+    n_most_seqs = min(geometry.n_seq - 1, LLAMA_TASK_SEQ) if like_llama else geometry.n_seq - 1
+    # with equal lengths a token in company may need a cell (`_in_company`)
+    n_most = geometry.n_ctx if like_llama else min(geometry.n_ctx, n_header + geometry.n_ubatch) - equal_lengths
     for number in run:
         cells = n_item_tokens(items[number], like_llama) - n_header
         seqs = n_item_seqs(items[number], like_llama)
@@ -250,11 +252,11 @@ def _lay_out(
 
 def _steps(pieces: Sequence[_Piece], geometry: Geometry, equal_lengths: bool, memory: _Memory) -> Iterator[Step]:
     """Pack pieces into batches; the memory operations come before the first."""
-    batches = _equal_batches(pieces, geometry) if equal_lengths else _full_batches(pieces, geometry)
+    batches = _equal_batches(pieces, geometry) if equal_lengths else _evened(_full_batches(pieces, geometry))
     for number, batch in enumerate(batches):
         before = memory if number == 0 else _Memory()
         row_ids = np.concatenate([piece.row_ids for piece in batch])
-        yield Step(
+        step = Step(
             tokens=np.concatenate([piece.tokens for piece in batch]),
             pos=np.concatenate([np.arange(p.first, p.first + len(p.tokens), dtype=np.int32) for p in batch]),
             seq=np.concatenate([np.full(len(piece.tokens), piece.seq, dtype=np.int32) for piece in batch]),
@@ -265,6 +267,37 @@ def _steps(pieces: Sequence[_Piece], geometry: Geometry, equal_lengths: bool, me
             removes=before.removes,
             copies=before.copies,
         )
+        yield _in_company(step, geometry.n_seq - 1) if len(step.tokens) == 1 else step
+
+
+def _in_company(step: Step, spare: int) -> Step:
+    """A step of one token (see `MIN_BATCH`) with the same token again, in a sequence that is a copy of its own."""
+    copy = ((int(step.seq[0]), spare),) if step.pos[0] > 0 else ()
+    return replace(
+        step,
+        tokens=np.repeat(step.tokens, 2),
+        pos=np.repeat(step.pos, 2),
+        seq=np.array([step.seq[0], spare], dtype=np.int32),
+        n_seq=np.array([step.n_seq[0], 1], dtype=np.int32),
+        output=np.array([step.output[0], 0], dtype=np.int8),
+        copies=(*step.copies, *copy),
+        forgets=(spare,),
+    )
+
+
+def _evened(batches: Iterator[list[_Piece]]) -> Iterator[list[_Piece]]:
+    """The same batches; a last one of a single token takes another one from the batch before."""
+    before: list[_Piece] = []
+    for batch in batches:
+        if before and sum(len(piece.tokens) for piece in batch) == 1:
+            n = len(before[-1].tokens) - 1
+            batch = [before[-1].cut(n, n + 1), *batch]
+            before = [*before[:-1], before[-1].cut(0, n)] if n else before[:-1]
+        if before:
+            yield before
+        before = batch
+    if before:
+        yield before
 
 
 def _full_batches(pieces: Sequence[_Piece], geometry: Geometry) -> Iterator[list[_Piece]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from quantprobe.arrays import Float32Array, Int64Array
 from quantprobe.engine.abi import last_errors
+from quantprobe.engine.failures import engine_errors
 from quantprobe.engine.model import Context, Model
 from quantprobe.engine.plan import Geometry, Step, llama_perplexity_geometry, plan_windows, window_geometry
 from quantprobe.engine.plan_choices import choice_geometry, plan_choices
@@ -44,7 +45,6 @@ def run_blocks(context: Context, steps: Iterable[Step]) -> Generator[Block, None
     """
     n_tokens = 0
     for step in steps:
-        _prepare(context, step)
         _decode(context, step)
         n_tokens += len(step.tokens)
         if len(step.row_ids) == 0:
@@ -54,17 +54,20 @@ def run_blocks(context: Context, steps: Iterable[Step]) -> Generator[Block, None
 
 
 def _decode(context: Context, step: Step) -> None:
-    try:
+    info = context.model.info
+    if info.n_positions is not None and int(step.pos.max()) >= info.n_positions:
+        raise InputError(
+            f"{info.path.name} has learned positions for {info.n_positions} tokens; use --ctx-size "
+            f"{info.n_positions} or less, and shorter questions"
+        )
+    failed = f"llama.cpp could not decode a batch of {len(step.tokens)} tokens with {info.path.name}"
+    with engine_errors(failed):
+        _prepare(context, step)
         status = context.decoder.decode(step.tokens, step.pos, step.seq, step.n_seq, step.output)
-    except RuntimeError as error:  # an assertion of ggml, see native/abort_guard.hpp
-        reason: str = str(error)
-    else:
-        if status == 0:
-            return
-        reason = f"{_DECODE_ERRORS.get(status, f'code {status}')} ({last_errors()})"
-    raise EngineError(
-        f"llama.cpp could not decode a batch of {len(step.tokens)} tokens with {context.model.info.path.name}: {reason}"
-    )
+        for seq in step.forgets:
+            context.decoder.seq_rm(seq)
+    if status != 0:
+        raise EngineError(f"{failed}: {_DECODE_ERRORS.get(status, f'code {status}')} ({last_errors()})")
 
 
 def _prepare(context: Context, step: Step) -> None:

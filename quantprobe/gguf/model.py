@@ -142,6 +142,8 @@ class ModelInfo:
     imatrix: ImatrixInfo | None
     sha256: str = ""
     refusal: str | None = None
+    n_positions: int | None = None
+    """Tokens for which the model has learned positions (GPT-2 and its like); None where it computes them."""
 
     def identity(self) -> ModelIdentity:
         """What is recorded of this model."""
@@ -211,6 +213,7 @@ def read_model_info(path: Path) -> ModelInfo:
         chat_template=first.text("tokenizer.chat_template"),
         imatrix=imatrix_info(first),
         refusal=find_refusal(first, architecture),
+        n_positions=next((tensor.shape[-1] for tensor in tensors if tensor.name == "position_embd.weight"), None),
     )
 
 

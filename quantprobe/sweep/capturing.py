@@ -15,9 +15,11 @@ from quantprobe.capture.probe_files import Probe
 from quantprobe.capture.store import Capture
 from quantprobe.capture.writer import CaptureWriter
 from quantprobe.engine.base_rows import BaseRows
-from quantprobe.engine.devices import head_device
+from quantprobe.engine.devices import list_devices
 from quantprobe.engine.head import Head, HeadFit, fit_head, pack_rows
 from quantprobe.engine.model import Model
+from quantprobe.engine.placement import output_devices
+from quantprobe.engine.plan import block_rows
 from quantprobe.engine.runner import Block, n_probe_tokens, probe_blocks
 from quantprobe.errors import InputError, QuantprobeError
 from quantprobe.gguf.model import HeadSource, ModelInfo, read_head_source
@@ -111,9 +113,10 @@ def capture_prepared(
         progress.note(f"{out} already holds this capture; using it")
         return done
     with load_model(info, prepared.settings, progress) as model:
+        recorded["flash_attn_used"] = model.flash_attn_used  # only a loaded model tells
         probes: list[Probe] = [make_text_probe(model, text, prepared.inputs) for text in prepared.texts]
         probes += [make_task_probe(model, task, progress) for task in prepared.tasks]
-        with closing(_Capturing(model, info, probes, kind, embed_head)) as capturing:
+        with closing(_Capturing(model, info, probes, kind, embed_head, progress)) as capturing:
             return capturing.write(out, recorded, progress, n_quants)
 
 
@@ -128,7 +131,8 @@ def find_capture(
         return None
     capture = Capture.open(out)
     head = capture.meta.head
-    same_inputs = capture.meta.base.sha256 == info.sha256 and dict(capture.meta.settings) == recorded
+    told = {"flash_attn_used": None}  # known when the model is loaded, and decided by what is compared here
+    same_inputs = capture.meta.base.sha256 == info.sha256 and {**capture.meta.settings, **told} == {**recorded, **told}
     same_form = kind in (None, capture.meta.kind) and (not embed_head or head is None or head.embedded)
     if same_inputs and same_form:
         return capture
@@ -142,20 +146,28 @@ class _Capturing:
     """One base being captured."""
 
     def __init__(
-        self, model: Model, info: ModelInfo, probes: Sequence[Probe], kind: str | None, embed_head: bool
+        self,
+        model: Model,
+        info: ModelInfo,
+        probes: Sequence[Probe],
+        kind: str | None,
+        embed_head: bool,
+        progress: Progress,
     ) -> None:
         self.model = model
         self.info = info
         self.probes = probes
         self.embed_head = embed_head
         self.source = read_head_source(info.path)
-        self.device = head_device(model.settings.n_gpu_layers, info.n_layer)
+        self.progress = progress
+        self.n_rows = block_rows(model.n_vocab, model.settings.n_ubatch_used)
         self.n_threads = model.settings.n_threads or 1
         self._begun: tuple[Block, Generator[Block, None, None]] | None = None
         self.asked_for = kind
         self.fit = None if kind == "logprobs" else self._find_fit(kind == "hidden")
         self.kind = "logprobs" if self.fit is None else "hidden"
-        head = None if self.fit is None else Head.of(self.source, self.fit.post, self.device, self.n_threads)
+        fit = self.fit
+        head = None if fit is None else Head.of(self.source, fit.post, fit.device, self.n_threads, self.n_rows)
         self.base_rows = BaseRows(self.kind, model.n_vocab, head)
         self.check_every = CHECK_EVERY if self.fit is not None and self.fit.exact else 1
 
@@ -169,7 +181,16 @@ class _Capturing:
         block = next(blocks, None)
         if block is not None and block.hidden is not None and block.hidden.shape[1] == self.source.n_embd:
             n = min(FIT_ROWS, len(block.row_ids))
-            fit = fit_head(self.source, self.device, self.n_threads, block.hidden[:n], block.logits[:n])
+            devices = output_devices(list_devices(), self.model.settings, self.info.n_layer, self.model.output_device)
+            fit = fit_head(
+                self.source,
+                devices,
+                self.n_threads,
+                block.hidden[:n],
+                block.logits[:n],
+                self.n_rows,
+                self.progress.note,
+            )
         if fit is not None and block is not None:
             self._begun = block, blocks
             return fit
@@ -203,7 +224,7 @@ class _Capturing:
     def write(self, out: Path, recorded: Mapping[str, Any], progress: Progress, n_quants: int) -> Capture:
         if self.fit is None and self.asked_for is None:
             progress.note(
-                f"{self.info.name}: this architecture's logits cannot be restored from hidden rows; "
+                f"{self.info.name}: its logits cannot be had back from hidden rows on this machine; "
                 "keeping 16-bit log-probabilities instead"
             )
         n_tokens = [n_probe_tokens(self.model, probe) for probe in self.probes]
@@ -268,4 +289,5 @@ def head_reference(source: HeadSource, fit: HeadFit, embedded: bool) -> HeadRefe
         softcap=fit.post.softcap or None,
         post=fit.post.name,
         embedded=embedded,
+        device=fit.device.name,
     )

@@ -140,7 +140,7 @@ def identify(info: ModelInfo, progress: Progress) -> ModelInfo:
 
 
 def load_model(info: ModelInfo, settings: Settings, progress: Progress) -> Model:
-    """Load with a progress bar."""
+    """Load with a progress bar; tells if llama.cpp leaves out the flash attention that was asked for."""
     shown = 0
 
     def report(fraction: float) -> None:
@@ -152,9 +152,12 @@ def load_model(info: ModelInfo, settings: Settings, progress: Progress) -> Model
 
     progress.start(f"load {info.name}", 100, "%")
     try:
-        return Model(info, settings, report)
+        model = Model(info, settings, report)
     finally:
         progress.finish()
+    if settings.flash_attn and model.flash_attn_used is False:
+        progress.note(f"{info.name}: computed without flash attention; llama.cpp has no kernel for it on this device")
+    return model
 
 
 def check_names(infos: Sequence[ModelInfo]) -> None:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from quantprobe.capture import llama_kld
 from quantprobe.capture.store import Capture
 from quantprobe.engine.base_rows import open_base_rows
-from quantprobe.engine.devices import head_device
+from quantprobe.engine.devices import list_devices
+from quantprobe.engine.placement import output_devices
 from quantprobe.engine.plan import block_rows
 from quantprobe.errors import InputError, MismatchError
 from quantprobe.gguf.model import read_model_info
@@ -65,9 +66,9 @@ def _records(capture: Capture, probe: TextProbe, base_model: Path | None, progre
     row_dtype = capture.entry(probe.name).row_dtype
     settings = Settings(n_gpu_layers=int(str(capture.meta.settings.get("n_gpu_layers", -1)))).with_threads()
     n_layer = read_model_info(base_model).n_layer if base_model is not None else 0
-    device = head_device(settings.n_gpu_layers, n_layer)
-    base_rows = open_base_rows(capture, device, settings.n_threads or 1, base_model)
+    devices = output_devices(list_devices(), settings, n_layer)
     n_block = block_rows(capture.meta.n_vocab, 512)
+    base_rows = open_base_rows(capture, devices, settings.n_threads or 1, base_model, n_block, progress.note)
     for begin in range(0, probe.n_rows, n_block):
         block = stored[begin : begin + n_block]
         progress.advance(len(block))

@@ -14,8 +14,9 @@ from quantprobe.arrays import Int64Array
 from quantprobe.capture.probe_files import Probe
 from quantprobe.capture.store import Capture
 from quantprobe.engine.base_rows import BaseRows, open_base_rows
-from quantprobe.engine.devices import head_device
+from quantprobe.engine.devices import list_devices
 from quantprobe.engine.model import Model
+from quantprobe.engine.placement import output_devices
 from quantprobe.engine.plan import block_rows
 from quantprobe.engine.plan_choices import n_naive_tokens
 from quantprobe.engine.runner import n_probe_tokens, probe_blocks
@@ -113,8 +114,14 @@ class Measuring:
     def base_rows(self, info: ModelInfo) -> BaseRows:
         """Opened at the first quant that needs it: a finished run needs no output matrix."""
         if self._base_rows is None:
-            device = head_device(self.settings.n_gpu_layers, info.n_layer)
-            self._base_rows = open_base_rows(self.capture, device, self.settings.n_threads or 1, self.base_model)
+            self._base_rows = open_base_rows(
+                self.capture,
+                output_devices(list_devices(), self.settings, info.n_layer),
+                self.settings.n_threads or 1,
+                self.base_model,
+                block_rows(self.capture.meta.n_vocab, self.settings.n_ubatch_used),
+                self.progress.note,
+            )
         return self._base_rows
 
     def plan(self, infos: Sequence[ModelInfo]) -> None:
@@ -273,6 +280,9 @@ class Measuring:
     ) -> None:
         """Decode a probe and compare its rows; `rows` are their numbers in the captured probe (None: the same)."""
         loaded = model.get()
+        of_base = self.capture.meta.settings
+        if of_base.get("flash_attn") == self.settings.flash_attn:  # else the difference was allowed by name
+            loaded.require_flash_attn(of_base.get("flash_attn_used"))
         base_rows = self.base_rows(model.info)
         stored = self.capture.rows(probe.name)
         row_dtype = self.capture.entry(probe.name).row_dtype

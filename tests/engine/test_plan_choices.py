@@ -14,7 +14,7 @@ from quantprobe.engine.plan import BLOCK_BYTES, LLAMA_MAX_SEQ, Geometry, Step
 from quantprobe.engine.plan_choices import MIN_HEADER, choice_geometry, n_item_tokens, n_naive_tokens, plan_choices
 from quantprobe.errors import InputError
 from quantprobe.probes.items import ChoiceItem, TaskProbe
-from quantprobe.settings import Settings
+from quantprobe.settings import MIN_BATCH, Settings
 
 N_VOCAB = 50
 
@@ -69,7 +69,7 @@ def execute(steps: Iterator[Step], geometry: Geometry) -> tuple[dict[int, tuple[
     done = []
     for step in steps:
         assert {len(step.pos), len(step.seq), len(step.n_seq), len(step.output)} == {len(step.tokens)}
-        assert 1 <= len(step.tokens) <= geometry.n_batch
+        assert 2 <= len(step.tokens) <= geometry.n_batch, "no token alone: MIN_BATCH says why"
         assert len(step.row_ids) == np.count_nonzero(step.output) <= geometry.n_outputs
         memory.prepare(step)
         row_ids = iter(step.row_ids.tolist())
@@ -83,6 +83,8 @@ def execute(steps: Iterator[Step], geometry: Geometry) -> tuple[dict[int, tuple[
                 row = next(row_ids)
                 assert row not in rows, f"row {row} comes twice"
                 rows[row] = history
+        for seq in step.forgets:
+            memory.remove(seq)
         done.append(step)
     return rows, done
 
@@ -132,7 +134,8 @@ def check(probe: TaskProbe, geometry: Geometry, equal_lengths: bool) -> list[Ste
 
 
 def n_decoded(steps: list[Step]) -> int:
-    return sum(len(step.tokens) for step in steps)
+    """Tokens of the probe; those that keep another one company (`Step.forgets`) are not."""
+    return sum(len(step.tokens) - len(step.forgets) for step in steps)
 
 
 TOKENS = st.integers(0, N_VOCAB - 1)
@@ -155,7 +158,7 @@ def probes(draw: st.DrawFn) -> TaskProbe:
 
 
 @settings(max_examples=150, deadline=None)
-@given(probe=probes(), n_ubatch=st.integers(1, 70), equal_lengths=st.booleans())
+@given(probe=probes(), n_ubatch=st.integers(MIN_BATCH, 70), equal_lengths=st.booleans())
 def test_every_row_once_after_its_tokens(probe: TaskProbe, n_ubatch: int, equal_lengths: bool) -> None:
     geometry = choice_geometry(probe, Settings(n_ubatch=n_ubatch), N_VOCAB)
     steps = check(probe, geometry, equal_lengths)
@@ -166,17 +169,17 @@ def test_every_row_once_after_its_tokens(probe: TaskProbe, n_ubatch: int, equal_
 @settings(max_examples=100, deadline=None)
 @given(
     probe=probes(),
-    n_ubatch=st.integers(1, 40),
-    n_outputs=st.integers(1, 20),
+    n_ubatch=st.integers(MIN_BATCH, 40),
+    n_outputs=st.integers(MIN_BATCH, 20),
     n_spare=st.integers(0, 30),
     equal_lengths=st.booleans(),
 )
 def test_the_tightest_contexts_suffice(
     probe: TaskProbe, n_ubatch: int, n_outputs: int, n_spare: int, equal_lengths: bool
 ) -> None:
-    """Few rows a batch, and a buffer that barely holds the longest question."""
-    n_seq = max(len(item.branches) for item in probe.items) + 2
-    n_ctx = max(n_item_tokens(item) for item in probe.items) + n_spare
+    """Few rows a batch, and a buffer that barely holds the longest question and a token's company."""
+    n_seq = max(len(item.branches) for item in probe.items) + 3
+    n_ctx = max(n_item_tokens(item) for item in probe.items) + 1 + n_spare
     check(probe, Geometry(n_ctx, n_seq, n_ubatch, n_ubatch, n_outputs, unified=True), equal_lengths)
 
 
@@ -217,7 +220,7 @@ def test_identical_questions_keep_their_own_rows(equal_lengths: bool) -> None:
         make_probe([make_item([1, 2], [[1], [2], [3], [4]])] * 3),
         make_probe([make_item([1], [[1, 2, 3]])]),
         make_probe([make_item(list(range(N_VOCAB)) * 40, [[5] * 1500, [6] * 700]), make_item([1], [[1, 2]])]),
-        make_probe([make_item([1, 2], [[k % N_VOCAB, 1, 2] for k in range(LLAMA_MAX_SEQ - 2)])] * 2),
+        make_probe([make_item([1, 2], [[k % N_VOCAB, 1, 2] for k in range(LLAMA_MAX_SEQ - 3)])] * 2),
     ],
     ids=["no prefix", "single tokens", "one choice", "longer than the buffer", "as many choices as llama.cpp takes"],
 )
@@ -232,8 +235,8 @@ def test_nothing_to_decode_gives_no_step() -> None:
 
 
 def test_more_choices_than_sequences_are_refused() -> None:
-    probe = make_probe([make_item([1], [[2]] * (LLAMA_MAX_SEQ - 1))])
-    with pytest.raises(InputError, match=f"255 choices; llama.cpp takes {LLAMA_MAX_SEQ - 2}"):
+    probe = make_probe([make_item([1], [[2]] * (LLAMA_MAX_SEQ - 2))])
+    with pytest.raises(InputError, match=f"254 choices; llama.cpp takes {LLAMA_MAX_SEQ - 3}"):
         choice_geometry(probe, Settings(), N_VOCAB)
 
 
@@ -263,7 +266,7 @@ def test_single_letters_take_one_sequence_a_question() -> None:
 def llama_rows(probe: TaskProbe) -> dict[int, tuple[int, ...]]:
     geometry = choice_geometry(probe, Settings(n_parallel=8, n_ctx=64), N_VOCAB)
     rows, steps = execute(plan_choices(probe, geometry, like_llama=True), geometry)
-    assert sum(len(step.tokens) for step in steps) == sum(n_item_tokens(item, whole=True) for item in probe.items)
+    assert n_decoded(steps) == sum(n_item_tokens(item, whole=True) for item in probe.items)
     return rows
 
 
@@ -278,7 +281,7 @@ def test_batches_of_llama_perplexity() -> None:
     items = [make_item([7, 8, i], [[1, 2], [3], [4, 5, 6], [9, 9]]) for i in range(5)]
     probe = make_probe(items)
     geometry = choice_geometry(probe, Settings(n_parallel=8, n_ctx=64), N_VOCAB)
-    assert (geometry.n_ctx, geometry.n_seq) == (8 * 64, 8)
+    assert (geometry.n_ctx, geometry.n_seq) == (8 * 64, 8 + 1)
     first, _, last = plan_choices(probe, geometry, like_llama=True)
     assert first.tokens.tolist() == [7, 8, 0, 1, 2, 3, 4, 5, 6, 9, 9, 7, 8, 1, 1, 2, 3, 4, 5, 6, 9, 9]
     assert first.pos.tolist() == [0, 1, 2, 3, 4, 3, 3, 4, 5, 3, 4] * 2

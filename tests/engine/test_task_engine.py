@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from road_cases import Quiet
-from tiny_gguf import ARCHS, write_tiny
+from tiny_archs import ARCHS, SLIDING
+from tiny_gguf import write_tiny
 
 from quantprobe.arrays import FloatArray
 from quantprobe.errors import InputError
@@ -99,7 +100,7 @@ def plain_logprobs(path: Path, probe: TaskProbe) -> FloatArray:
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model of each architecture, half of them without BOS; the sliding window is shorter than the questions."""
     arch = request.param
-    window = {"gemma2.attention.sliding_window": 16} if arch == "gemma2" else None
+    window = {f"{arch}.attention.sliding_window": 16} if arch in SLIDING else None
     vocab = "bpe" if arch in ("qwen2", "olmoe", "falcon-h1") else "spm"
     return write_tiny(tmp_path_factory.mktemp(arch) / f"{arch}.gguf", arch, vocab, extra=window, n_ctx_train=512)
 
@@ -159,7 +160,7 @@ class Case:
 
 SELF_CASES = [
     *[Case(arch, "F16", 7) for arch in ARCHS],
-    *[Case("llama", head, n_ubatch) for head in ("F32", "F16", "BF16", "Q8_0") for n_ubatch in (1, 2, 512)],
+    *[Case("llama", head, n_ubatch) for head in ("F32", "F16", "BF16", "Q8_0") for n_ubatch in (4, 5, 512)],
 ]
 
 
@@ -170,7 +171,7 @@ def test_a_base_compared_with_itself_is_itself(tmp_path: Path, case: Case) -> No
         tmp_path / "base.gguf",
         case.arch,
         n_embd=320,
-        n_layer=1,
+        n_layer=ARCHS[case.arch].n_least,
         n_vocab=512,
         weight_type="F16",
         head_type=case.head_type,

@@ -40,7 +40,7 @@ def mean_kld(base: np.ndarray, quant: np.ndarray) -> float:
 
 
 CASES: list[dict[str, Any]] = [
-    *[{"arch": arch, "vocab": vocab, "n_layer": 1} for arch in ARCHS for vocab in ("spm", "bpe")],
+    *[{"arch": arch, "vocab": vocab, "n_layer": ARCHS[arch].n_least} for arch in ARCHS for vocab in ("spm", "bpe")],
     {"n_vocab": 1031, "weight_type": "F16", "head_type": "BF16"},
     {"weight_type": "BF16", "tied": True, "n_vocab": 400},
     {"weight_type": "Q8_0", "split": 3},

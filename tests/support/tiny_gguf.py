@@ -1,6 +1,5 @@
-"""Tiny random GGUF models that llama.cpp loads and decodes: one table of architectures, two vocabularies.
+"""Tiny random GGUF models that llama.cpp loads and decodes: the architectures of `tiny_archs`, two vocabularies.
 
-Tensor names, shapes and required keys follow llama.cpp's loaders (src/models/*.cpp of llama-cpp-python 0.3.36).
 Weights depend on `seed` and the tensor's name alone, so two files that differ in weight type, vocabulary layout,
 splitting or metadata hold the same model, and `noise` makes a "quant" of it.
 """
@@ -11,7 +10,6 @@ import itertools
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,190 +18,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 from gguf import LlamaFileType, TokenType
 from numpy.typing import NDArray
-
-Shapes = dict[str, tuple[int, ...]]
-Keys = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Size:
-    """The dimensions of a model; head size is 16 whatever n_embd is."""
-
-    n_vocab: int
-    n_embd: int
-    n_layer: int
-
-    @property
-    def n_ff(self) -> int:
-        return 2 * self.n_embd
-
-    @property
-    def n_head(self) -> int:
-        return self.n_embd // 16
-
-    @property
-    def n_kv(self) -> int:
-        """Width of the keys and of the values: half of the heads."""
-        return self.n_embd // 2
-
-
-def attention(size: Size) -> Shapes:
-    e, kv = size.n_embd, size.n_kv
-    return {
-        "attn_norm.weight": (e,),
-        "attn_q.weight": (e, e),
-        "attn_k.weight": (kv, e),
-        "attn_v.weight": (kv, e),
-        "attn_output.weight": (e, e),
-    }
-
-
-def feed_forward(size: Size) -> Shapes:
-    e, ff = size.n_embd, size.n_ff
-    return {"ffn_gate.weight": (ff, e), "ffn_up.weight": (ff, e), "ffn_down.weight": (e, ff)}
-
-
-def norms(size: Size, *names: str) -> Shapes:
-    return dict.fromkeys(names, (size.n_embd,))
-
-
-N_EXPERT, N_EXPERT_USED = 4, 2
-
-
-def experts(size: Size) -> Shapes:
-    e, ff = size.n_embd, size.n_ff
-    return {
-        "ffn_gate_inp.weight": (N_EXPERT, e),
-        "ffn_gate_exps.weight": (N_EXPERT, ff, e),
-        "ffn_up_exps.weight": (N_EXPERT, ff, e),
-        "ffn_down_exps.weight": (N_EXPERT, e, ff),
-    }
-
-
-def llama_layer(size: Size) -> Shapes:
-    return attention(size) | norms(size, "ffn_norm.weight") | feed_forward(size)
-
-
-def qwen2_layer(size: Size) -> Shapes:
-    biases = {"attn_q.bias": (size.n_embd,), "attn_k.bias": (size.n_kv,), "attn_v.bias": (size.n_kv,)}
-    return llama_layer(size) | biases
-
-
-def gemma2_layer(size: Size) -> Shapes:
-    return llama_layer(size) | norms(size, "post_attention_norm.weight", "post_ffw_norm.weight")
-
-
-def command_r_layer(size: Size) -> Shapes:
-    return attention(size) | feed_forward(size)
-
-
-def olmoe_layer(size: Size) -> Shapes:
-    width = {"attn_k.weight": (size.n_embd, size.n_embd), "attn_v.weight": (size.n_embd, size.n_embd)}
-    extra_norms = norms(size, "attn_q_norm.weight", "attn_k_norm.weight", "ffn_norm.weight")
-    return attention(size) | width | extra_norms | experts(size)
-
-
-D_CONV, D_STATE = 4, 16
-
-
-def mamba_layer(size: Size) -> Shapes:
-    e, inner, dt_rank = size.n_embd, 2 * size.n_embd, size.n_embd // 16
-    return {
-        "attn_norm.weight": (e,),
-        "ssm_in.weight": (2 * inner, e),
-        "ssm_conv1d.weight": (inner, D_CONV),
-        "ssm_conv1d.bias": (inner,),
-        "ssm_x.weight": (dt_rank + 2 * D_STATE, inner),
-        "ssm_dt.weight": (inner, dt_rank),
-        "ssm_dt.bias": (inner,),
-        "ssm_a": (inner, D_STATE),
-        "ssm_d": (inner,),
-        "ssm_out.weight": (e, inner),
-    }
-
-
-def falcon_h1_layer(size: Size) -> Shapes:
-    """Every layer holds attention and a Mamba-2 mixer side by side."""
-    e, inner, n_mixer = size.n_embd, 2 * size.n_embd, size.n_embd // 16
-    conv = inner + 2 * D_STATE
-    mixer = {
-        "ssm_in.weight": (inner + conv + n_mixer, e),
-        "ssm_conv1d.weight": (conv, D_CONV),
-        "ssm_conv1d.bias": (conv,),
-        "ssm_dt.bias": (n_mixer,),
-        "ssm_a": (n_mixer, 1),
-        "ssm_d": (n_mixer, 1),
-        "ssm_norm.weight": (1, inner),
-        "ssm_out.weight": (e, inner),
-    }
-    return attention(size) | mixer | norms(size, "ffn_norm") | feed_forward(size)
-
-
-def attention_keys(size: Size) -> Keys:
-    return {
-        "feed_forward_length": size.n_ff,
-        "attention.head_count": size.n_head,
-        "attention.head_count_kv": size.n_head // 2,
-        "attention.layer_norm_rms_epsilon": 1e-5,
-        "rope.dimension_count": 16,
-    }
-
-
-def gemma2_keys(size: Size) -> Keys:
-    head = {"attention.key_length": 16, "attention.value_length": 16, "attention.sliding_window": 4096}
-    return attention_keys(size) | head | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 5.0}
-
-
-def command_r_keys(size: Size) -> Keys:
-    return attention_keys(size) | {"attention.layer_norm_epsilon": 1e-5, "logit_scale": 0.25}
-
-
-def granite_keys(size: Size) -> Keys:
-    return attention_keys(size) | {"logit_scale": 4.0, "embedding_scale": 2.0, "residual_scale": 0.5}
-
-
-def olmoe_keys(size: Size) -> Keys:
-    used = {"attention.head_count_kv": size.n_head, "expert_count": N_EXPERT, "expert_used_count": N_EXPERT_USED}
-    return attention_keys(size) | used
-
-
-def ssm_keys(size: Size) -> Keys:
-    return {
-        "ssm.conv_kernel": D_CONV,
-        "ssm.inner_size": 2 * size.n_embd,
-        "ssm.state_size": D_STATE,
-        "ssm.time_step_rank": size.n_embd // 16,
-    }
-
-
-def mamba_keys(size: Size) -> Keys:
-    no_attention = {"feed_forward_length": 0, "attention.head_count": 0, "attention.layer_norm_rms_epsilon": 1e-5}
-    return no_attention | ssm_keys(size)
-
-
-def falcon_h1_keys(size: Size) -> Keys:
-    return attention_keys(size) | ssm_keys(size) | {"ssm.group_count": 1}
-
-
-@dataclass(frozen=True)
-class Arch:
-    """What one architecture adds to token_embd, output_norm and output."""
-
-    layer: Callable[[Size], Shapes]
-    keys: Callable[[Size], Keys]
-    always_tied: bool = False
-
-
-ARCHS: Mapping[str, Arch] = {
-    "llama": Arch(llama_layer, attention_keys),
-    "qwen2": Arch(qwen2_layer, attention_keys),
-    "gemma2": Arch(gemma2_layer, gemma2_keys, always_tied=True),  # soft-capped logits
-    "command-r": Arch(command_r_layer, command_r_keys, always_tied=True),  # logits multiplied by logit_scale
-    "granite": Arch(llama_layer, granite_keys),  # logits divided by logit_scale
-    "olmoe": Arch(olmoe_layer, olmoe_keys),  # mixture of experts
-    "mamba": Arch(mamba_layer, mamba_keys),  # recurrent
-    "falcon-h1": Arch(falcon_h1_layer, falcon_h1_keys),  # hybrid
-}
+from tiny_archs import ARCHS, Keys, Shapes, Size, norms
 
 LETTERS = "etaoinshrdlucmfwypvbgkjqxz"
 
@@ -300,7 +115,9 @@ def stored_type(name: str, shape: tuple[int, ...], weight_type: str, head_type: 
     """Only matrices that llama.cpp quantizes take the asked type; norms, routers and ssm parameters stay F32."""
     if name in ("output.weight", "token_embd.weight"):
         return Type[head_type or weight_type]
-    kept = len(shape) < 2 or any(part in name for part in ("norm", "ssm_conv1d", "ssm_a", "ssm_d", "ssm_x", "gate_inp"))
+    kept = len(shape) < 2 or any(
+        part in name for part in ("norm", "ssm_conv1d", "ssm_a", "ssm_d", "ssm_x", "gate_inp", "bias", "lerp")
+    )
     return Type.F32 if kept else Type[weight_type]
 
 
@@ -368,10 +185,11 @@ def write_tiny(
     shapes: Shapes = {"token_embd.weight": (n_vocab, n_embd), "output_norm.weight": (n_embd,)}
     if not (tied or table.always_tied):
         shapes["output.weight"] = (n_vocab, n_embd)
+    shapes |= table.head(size, n_ctx_train)
     if head_bias:
         shapes["output.bias"] = (n_vocab,)
     for layer in range(n_layer):
-        shapes |= {f"blk.{layer}.{name}": shape for name, shape in table.layer(size).items()}
+        shapes |= {f"blk.{layer}.{name}": shape for name, shape in table.layer_shapes(size, layer).items()}
     tensors = {
         name: quantized(weights(name, shape, seed, noise), stored_type(name, shape, weight_type, head_type))
         for name, shape in shapes.items()
