@@ -232,10 +232,18 @@ SETTINGS: Mapping[str, Setting] = {
 }
 """The declaration of every setting, by name."""
 
+MACHINE = (
+    "llama_cpp_version", "llama_cpp_commit", "backend", "cpu_features", "gpu_features", "devices_used", "split_used",
+    "flash_attn_used",
+)  # fmt: skip
+"""Recorded facts of the build and the machine, all of which can move logits: another commit or feature set chooses
+other kernels, another device sums in another order, and a device without a kernel for flash attention goes without.
+Records do not always hold them (older ones, imported ones, a library that does not tell): what only one of two knows
+is told and not refused."""
+
 FACTS: Mapping[str, bool] = {
+    **dict.fromkeys(MACHINE, True),
     "n_ubatch_used": True,
-    "backend": True,
-    "llama_cpp_version": True,
     "llama_compat": True,
     "texts": True,
     "tasks": True,
