@@ -68,7 +68,7 @@ class MachineFloor:
     """The text or task that the block is of."""
     n_rows: int
     kld_mean: float | None
-    """Nats; None where a row is not finite."""
+    """Nats; null where a row is not finite."""
     kld_max: float | None
     differences: tuple[str, ...] = ()
     """In which facts the machines differ; empty where the capture does not tell enough of its own."""

@@ -18,7 +18,6 @@ from quantprobe.engine.devices import head_device
 from quantprobe.engine.runner import probe_blocks
 from quantprobe.errors import QuantprobeError
 from quantprobe.gguf.model import ModelInfo
-from quantprobe.probes.text import TextProbe
 from quantprobe.run.compare import Difference
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.results import MachineFloor, read_results
@@ -43,7 +42,7 @@ class Comparison:
 def measure_machine_floor(
     here: Comparison, recorded: Mapping[str, Any], differences: Sequence[Difference]
 ) -> MachineFloor | None:
-    """The floor of this machine, where it is not the capture's, or where that is not known and the base's place is given.
+    """The floor of this machine, where it is not the capture's, or may not be and somebody said where the base lies.
 
     One block of the first probe is decoded; what an earlier call found in the run for the same capture, machine and
     settings is taken from there. None without the base's file, or where it cannot be decoded here.
@@ -117,9 +116,11 @@ def _decode_block(here: Comparison, info: ModelInfo) -> tuple[str, FloatArray]:
     device = head_device(settings.n_gpu_layers, info.n_layer)
     base_rows = open_base_rows(capture, device, settings.n_threads or 1, here.base_model)
     stored = capture.rows(entry.name)
-    with load_model(info, settings, here.progress) as model:
-        with closing(probe_blocks(model, probe, llama_geometry=here.llama_geometry)) as blocks:
-            block = next(blocks)
-            targets = probe.targets()[block.row_ids] if isinstance(probe, TextProbe) else np.zeros_like(block.row_ids)
-            rows = base_rows.compare(stored[block.row_ids], entry.row_dtype, block.logits, targets.astype(np.int32))
-            return entry.name, rows["kld"].astype(np.float64)
+    with (
+        load_model(info, settings, here.progress) as model,
+        closing(probe_blocks(model, probe, llama_geometry=here.llama_geometry)) as blocks,
+    ):
+        block = next(blocks)
+        no_target = np.zeros(len(block.row_ids), np.int32)
+        rows = base_rows.compare(stored[block.row_ids], entry.row_dtype, block.logits, no_target)
+        return entry.name, rows["kld"].astype(np.float64)
