@@ -17,6 +17,8 @@ FEATURES = ("cpu_features", "gpu_features")
 """Facts that are long lists of words, of which most are equal."""
 NOT_SET = "not set"
 NOT_KNOWN = "not known"
+MAY_BE_UNKNOWN = {*MACHINE, "split_mode"}
+"""What older and imported records do not tell; nobody could choose how to split a model when they were made."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def _listed(words: set[str]) -> str:
 
 def _value(flat: Mapping[tuple[str, ...], Any], key: tuple[str, ...]) -> Any:
     value = flat.get(key, NOT_SET)
-    return NOT_KNOWN if key[0] in MACHINE and value in (NOT_SET, None, "unknown") else value
+    return NOT_KNOWN if key[0] in MAY_BE_UNKNOWN and value in (NOT_SET, None, "unknown") else value
 
 
 def _stands_for_commit(left: Mapping[tuple[str, ...], Any], right: Mapping[tuple[str, ...], Any]) -> bool:

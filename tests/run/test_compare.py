@@ -39,6 +39,11 @@ def test_a_fact_that_one_side_does_not_know_is_told(name: str, missing: str | No
     assert setting_differences(old, old) == () and setting_differences(old, old | {name: None}) == ()
 
 
+def test_an_older_record_does_not_tell_how_a_model_was_split() -> None:
+    (found,) = require_comparable(setting_differences(HERE, HERE | {"split_mode": "layer"}), (), "two runs")
+    assert not found.is_known and not found.moves_logits
+
+
 def test_names_and_order_of_devices_and_other_versions_of_ours_are_no_reason() -> None:
     there = HERE | {"devices": ["CPU: EPYC"], "llama_cpp_python_version": "0.3.40"}
     found = setting_differences(HERE, there)

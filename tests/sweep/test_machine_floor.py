@@ -165,3 +165,16 @@ def test_refused_settings_decode_no_base(moved: Moved, monkeypatch: pytest.Monke
     moved.change(cpu_features="AVX")
     assert "type_k is f16 and f32" in fail(*moved.compare("-ctk", "f32"))
     assert loaded == []
+
+
+def test_an_imported_base_file_gets_a_floor_where_its_base_is_given(moved: Moved, tmp_path: Path) -> None:
+    """Its rows are 16-bit log-probabilities: the base differs from them by their rounding."""
+    succeed("kld", "export", moved.capture, tmp_path / "base.kld")
+    succeed("kld", "import", tmp_path / "base.kld", "--model", moved.base, "--out", tmp_path / "imported.qpc")
+    moved.capture = tmp_path / "imported.qpc"
+    succeed(*moved.compare())
+    assert "machine_floor" not in results(moved.run)
+    succeed(*moved.compare("--base-model", moved.base))
+    floor = results(moved.run)["machine_floor"]
+    assert (floor["n_rows"], floor["differences"]) == (180, [])
+    assert 0 < abs(floor["kld_mean"]) < 1e-5
