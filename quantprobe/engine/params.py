@@ -35,7 +35,7 @@ KNOWN_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "llama_model_quantize": _QUANTIZE,
 }
 """By struct, defaults that llama.h documents, or that mean "as the model says" or "none"; None is the null pointer.
-Left out is what changed within the last year: n_gpu_layers, load_mode, ftype, the other YaRN factors."""
+Left out is what llama.cpp changed or may change at will: n_gpu_layers, how to load, other YaRN factors, ftype."""
 
 _ROOM = 512
 """Bytes behind the mirror that a library with a longer struct may write to when it returns one: the three structs have
@@ -86,7 +86,7 @@ def _require_size(function: Any, mirror: type[ctypes.Structure]) -> None:
 def _other_struct(found: str) -> IncompatibleError:
     return IncompatibleError(
         f"{found}: the library of {version_text()} has another struct than its Python part; "
-        "reinstall llama-cpp-python, without LLAMA_CPP_LIB_PATH"
+        "reinstall llama-cpp-python (without LLAMA_CPP_LIB_PATH), or upgrade gguf-quantprobe"
     )
 
 
