@@ -238,6 +238,7 @@ MACHINE = (
 )  # fmt: skip
 """Recorded facts of the build and the machine, all of which can move logits: another commit or feature set chooses
 other kernels, another device sums in another order, and a device without a kernel for flash attention goes without.
+One commit with and without AVX-512 moves SmolLM2-135M by a mean KLD of 3e-6 (F16), 0.0037 (Q8_0), 0.0034 nats (Q4_1).
 Records do not always hold them (older ones, imported ones, a library that does not tell): what only one of two knows
 is told and not refused."""
 
