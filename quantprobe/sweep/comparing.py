@@ -68,8 +68,9 @@ def compare_quants(
     for a quant with another tokenizer.
     """
     capture = Capture.open(capture_path)
-    recorded = record_settings(settings)
     captured = capture.meta.settings
+    # what the base's context made of flash attention holds for the quants
+    recorded = record_settings(settings, captured.get("flash_attn_used"))
     like_llama = llama_compat and capture.meta.kind == "llama_kld"
     here = Comparison(capture, settings, RunFolder(run), base_model, like_llama, progress)
     floor, changed = _require_same_settings(here, recorded, allow)
@@ -114,8 +115,6 @@ def _require_same_settings(
     captured, note = here.capture.meta.settings, here.progress.note
     # an imported file does not know most of its settings; facts of the machine are told where they are not known
     told = {key: value for key, value in recorded.items() if key in captured or key in MACHINE}
-    if told["flash_attn_used"] is None:  # only a context tells
-        del told["flash_attn_used"]
     found = setting_differences({key: captured[key] for key in told if key in captured}, told)
     floor = None
     if all(each.is_of_machine for each in refused_differences(found, allow)):

@@ -14,7 +14,7 @@ from quantprobe.run.json_text import plain
 from quantprobe.settings import Settings
 
 
-def record_settings(settings: Settings, flash_attn_used: bool | None = None) -> dict[str, Any]:
+def record_settings(settings: Settings, flash_attn_used: Any = None) -> dict[str, Any]:
     """Everything that can change a number, as `results.json` keeps it.
 
     `flash_attn_used` is what a context under these settings resolved flash attention to; None where none was made yet.

@@ -147,6 +147,7 @@ def test_a_capture_of_an_older_version_stays_usable(moved: Moved, monkeypatch: p
     """It holds the version and the backend, and tells nothing else of its machine."""
     new = set(MACHINE) - {"llama_cpp_version", "backend"}
     moved.change(**dict.fromkeys(new))
+    assert set(MACHINE) & set(Capture.open(moved.capture).meta.settings) == {"llama_cpp_version", "backend"}
     loaded = count_loads(monkeypatch)
     told = moved.notes()
     asked = new - {"flash_attn_used"}  # which only a context tells
@@ -158,6 +159,15 @@ def test_a_capture_of_an_older_version_stays_usable(moved: Moved, monkeypatch: p
         "The capture does not tell the machine that it was made on: this machine's rows of the base have a KLD of "
         "exactly 0 to the capture's (180 rows of t)."
     )
+
+
+def test_what_the_base_made_of_flash_attention_is_recorded_of_the_quants(
+    moved: Moved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = count_loads(monkeypatch)
+    moved.change(flash_attn_used=True)
+    succeed(*moved.compare())
+    assert results(moved.run)["settings"]["flash_attn_used"] is True and loaded == []
 
 
 def test_refused_settings_decode_no_base(moved: Moved, monkeypatch: pytest.MonkeyPatch) -> None:
