@@ -56,10 +56,15 @@ def setting_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Dif
     found = []
     for key in sorted(left.keys() | right.keys()):
         x, y = _value(left, key), _value(right, key)
-        if x != y and not _is_other_probe(key, left, right):
+        if x != y and not _is_other_probe(key, left, right) and not _follows(key, left, right):
             moving = moves_logits(key[0]) or (key == ("llama_cpp_python_version",) and _stands_for_commit(left, right))
             found.append(Difference(".".join(key), x, y, moving and NOT_KNOWN not in (x, y)))
     return tuple(found)
+
+
+def _follows(key: tuple[str, ...], left: Mapping[tuple[str, ...], Any], right: Mapping[tuple[str, ...], Any]) -> bool:
+    """Whether a fact differs because a setting does: what was asked for is told, and allowed, once."""
+    return key == ("flash_attn_used",) and left.get(("flash_attn",)) != right.get(("flash_attn",))
 
 
 def _listed(words: set[str]) -> str:

@@ -13,7 +13,7 @@ from quantprobe.run.compare import NOT_KNOWN, require_comparable, setting_differ
 from quantprobe.settings import MACHINE
 
 HERE: dict[str, Any] = {
-    "n_ctx": 512, "llama_cpp_version": "0.5.0", "llama_cpp_commit": "0c1e570", "llama_cpp_python_version": "0.3.36",
+    "n_ctx": 512, "flash_attn": True, "llama_cpp_version": "0.5.0", "llama_cpp_commit": "0c1e570", "llama_cpp_python_version": "0.3.36",
     "backend": "CPU", "cpu_features": "AVX2 FMA", "gpu_features": "none", "devices_used": ["CPU"],
     "devices": ["CPU: Xeon"], "split_used": "none", "flash_attn_used": True,
 }  # fmt: skip
@@ -42,6 +42,11 @@ def test_a_fact_that_one_side_does_not_know_is_told(name: str, missing: str | No
 def test_an_older_record_does_not_tell_how_a_model_was_split() -> None:
     (found,) = require_comparable(setting_differences(HERE, HERE | {"split_mode": "layer"}), (), "two runs")
     assert not found.is_known and not found.moves_logits
+
+
+def test_flash_attention_that_was_not_asked_for_is_told_once() -> None:
+    found = setting_differences(HERE, HERE | {"flash_attn": False, "flash_attn_used": False})
+    assert [each.name for each in found] == ["flash_attn"]
 
 
 def test_names_and_order_of_devices_and_other_versions_of_ours_are_no_reason() -> None:
