@@ -13,7 +13,8 @@ from quantprobe.run.compare import NOT_KNOWN, require_comparable, setting_differ
 from quantprobe.settings import MACHINE
 
 HERE: dict[str, Any] = {
-    "n_ctx": 512, "flash_attn": True, "llama_cpp_version": "0.5.0", "llama_cpp_commit": "0c1e570", "llama_cpp_python_version": "0.3.36",
+    "n_ctx": 512, "flash_attn": True, "llama_cpp_version": "0.5.0", "llama_cpp_commit": "0c1e570",
+    "llama_cpp_python_version": "0.3.36",
     "backend": "CPU", "cpu_features": "AVX2 FMA", "gpu_features": "none", "devices_used": ["CPU"],
     "devices": ["CPU: Xeon"], "split_used": "none", "flash_attn_used": True,
 }  # fmt: skip
