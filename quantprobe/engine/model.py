@@ -12,6 +12,7 @@ import numpy as np
 from quantprobe import _native
 from quantprobe.arrays import Int32Array
 from quantprobe.engine.abi import guarded, last_errors, llama
+from quantprobe.engine.params import default_params
 from quantprobe.engine.plan import Geometry
 from quantprobe.engine.told import told_flash_attn, told_output_device
 from quantprobe.errors import EngineError, InputError, MismatchError
@@ -129,7 +130,7 @@ class Model:
 
 
 def _load(info: ModelInfo, settings: Settings, on_progress: Callable[[float], None] | None, vocab_only: bool) -> Any:
-    params = llama.llama_model_default_params()
+    params = default_params("llama_model")
     params.vocab_only = vocab_only
     params.n_gpu_layers = settings.n_gpu_layers
     params.split_mode = SPLIT_MODES.index(settings.split_mode)
@@ -259,7 +260,7 @@ class Context:
 
 
 def _context_params(settings: Settings, geometry: Geometry) -> Any:
-    params = llama.llama_context_default_params()
+    params = default_params("llama_context")
     params.n_ctx = geometry.n_ctx if geometry.unified else geometry.n_ctx * geometry.n_seq
     # llama.cpp clips n_batch to n_ctx and asserts that n_seq_max <= n_batch
     params.n_batch = max(min(geometry.n_batch, params.n_ctx), geometry.n_seq)

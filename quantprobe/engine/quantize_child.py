@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
-
 from quantprobe.engine.imatrix_file import Imatrix, read_imatrix
+from quantprobe.engine.library import Functions, library_folder, llama, load_backends
+from quantprobe.engine.params import default_params, set_fields
 from quantprobe.errors import QuantprobeError
 
 
 def run(job: dict[str, Any]) -> int:
     """Quantize; 0 if llama.cpp says so."""
-    params = llama_cpp.llama_model_quantize_default_params()
+    params = default_params("llama_model_quantize")
     params.ftype = job["file_type"]
     params.nthread = job["n_threads"]
     params.allow_requantize = job["allow_requantize"]
@@ -26,17 +26,16 @@ def run(job: dict[str, Any]) -> int:
         entries, overrides = _imatrix_entries(imatrix), _imatrix_metadata(imatrix)
         params.imatrix, params.kv_overrides = entries, overrides
     source, target = job["source"].encode("utf-8"), job["target"].encode("utf-8")
-    status = llama_cpp.llama_model_quantize(source, target, ctypes.byref(params))
+    status = llama.llama_model_quantize(source, target, ctypes.byref(params))
     return int(status)
 
 
 def _imatrix_entries(imatrix: Imatrix) -> ctypes.Array[Any]:
     """The weights as llama.cpp takes them, ended by an entry without a name; `imatrix` owns the arrays."""
-    entries: ctypes.Array[Any] = (llama_cpp.llama_model_imatrix_data * (len(imatrix.weights) + 1))()
+    entries: ctypes.Array[Any] = (llama.llama_model_imatrix_data * (len(imatrix.weights) + 1))()
     for entry, (name, weights) in zip(entries, imatrix.weights.items(), strict=False):
-        entry.name = name.encode("utf-8")
-        entry.data = weights.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        entry.size = weights.size
+        data = weights.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        set_fields(entry, name=name.encode("utf-8"), data=data, size=weights.size)
     return entries
 
 
@@ -48,17 +47,18 @@ def _imatrix_metadata(imatrix: Imatrix) -> ctypes.Array[Any]:
         "quantize.imatrix.entries_count": len(imatrix.weights),
         "quantize.imatrix.chunks_count": imatrix.n_chunks,
     }
-    overrides: ctypes.Array[Any] = (llama_cpp.llama_model_kv_override * (len(values) + 1))()
+    overrides: ctypes.Array[Any] = (llama.llama_model_kv_override * (len(values) + 1))()
     for override, (key, value) in zip(overrides, values.items(), strict=False):
-        override.key = key.encode("ascii")
         if isinstance(value, int):
-            override.tag, override.value.val_i64 = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_INT, value
+            set_fields(override, tag=llama.LLAMA_KV_OVERRIDE_TYPE_INT, key=key.encode("ascii"))
+            set_fields(override.value, val_i64=value)
         else:
-            override.tag, override.value.val_str = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_STR, value.encode("utf-8")[:127]
+            set_fields(override, tag=llama.LLAMA_KV_OVERRIDE_TYPE_STR, key=key.encode("ascii"))
+            set_fields(override.value, val_str=value.encode("utf-8")[:127])
     return overrides
 
 
-@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+@llama.llama_log_callback  # type: ignore[untyped-decorator]
 def _print_log(level: int, text: bytes, data: Any) -> None:
     """llama_cpp's own callback hides errors; this one hides nothing."""
     sys.stdout.buffer.write(text)
@@ -67,9 +67,10 @@ def _print_log(level: int, text: bytes, data: Any) -> None:
 
 def main() -> int:
     job = json.load(sys.stdin)
-    llama_cpp.llama_log_set(_print_log, ctypes.c_void_p(0))
-    llama_cpp.llama_backend_init()
+    llama.llama_log_set(_print_log, ctypes.c_void_p(0))
     try:
+        load_backends(Functions(llama._lib, library_folder()), library_folder())
+        llama.llama_backend_init()
         return run(job)
     except QuantprobeError as error:
         sys.stdout.write(f"error: {error}\n")

@@ -14,7 +14,7 @@ from quantprobe.report.tables.texts import AT_FLOOR, measured
 from quantprobe.run.cohort import Cohort
 from quantprobe.run.compare import flatten_settings
 from quantprobe.run.floor import is_at_floor
-from quantprobe.run.results import NullControl, TaskFacts
+from quantprobe.run.results import MachineFloor, NullControl, TaskFacts
 from quantprobe.stats.estimates import Estimate
 from quantprobe.stats.summary_tasks import TaskSummary
 
@@ -53,7 +53,25 @@ def null_sentences(cohort: Cohort) -> list[str]:
         )
     clean = [f"has a KLD of exactly 0 over {join_words(exact)}"] if exact else []
     clean += [f"changes no answer of {join_words(unchanged)}"] if unchanged else []
+    told += [_describe_machine(floor) for floor in cohort.machine_floors]
     return ([f"{_NULL} {' and '.join(clean)}."] if clean else []) + told
+
+
+def _describe_machine(floor: MachineFloor) -> str:
+    """How far the machine of a comparison is from that of its capture."""
+    where = "The capture does not tell the machine that it was made on"
+    if floor.differences:
+        where = f"Compared on another machine or build than the capture's ({'; '.join(floor.differences)})"
+    rows = f"{floor.n_rows:,} rows of {floor.probe}"
+    if floor.kld_max is None or floor.kld_mean is None:
+        return f"{where}: this machine's rows of the base are no numbers ({rows})."
+    if floor.kld_max == 0:
+        return f"{where}: this machine's rows of the base have a KLD of exactly 0 to the capture's ({rows})."
+    mean, most = format_plain(floor.kld_mean, digits=2), format_plain(floor.kld_max, digits=2)
+    return (
+        f"{where}: this machine's rows of the base differ from the capture's by a KLD of at most {most} nats, "
+        f"{mean} on average ({rows})."
+    )
 
 
 def _describe_floor(cohort: Cohort, text: str, kld: Estimate, rows: str) -> str:
@@ -94,11 +112,14 @@ def warnings(cohort: Cohort, names: ShortNames = WHOLE) -> list[str]:
 
 def differences(cohort: Cohort) -> list[str]:
     """In which settings the runs of a cohort differ: those that move no logit, and those that were allowed."""
-    harmless = [str(each) for each in cohort.differences if not each.moves_logits]
+    harmless = [str(each) for each in cohort.differences if each.is_known and not each.moves_logits]
+    unknown = dict.fromkeys(each.name for each in cohort.differences if not each.is_known)
     allowed = [str(each) for each in cohort.differences if each.moves_logits]
     found = [f"The runs differ in settings that move no logit: {join_words(harmless)}."] if harmless else []
     if allowed:
         found.append(f"The runs differ in settings that move logits, as allowed: {join_words(allowed)}.")
+    if unknown:
+        found.append(f"Not every run tells {join_words(list(unknown))}, in which they may differ.")
     return found
 
 

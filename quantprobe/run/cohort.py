@@ -15,7 +15,7 @@ from quantprobe.run.compare import Difference, require_comparable, setting_diffe
 from quantprobe.run.floor import text_floor
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.items import PairedAnswers, read_items
-from quantprobe.run.results import NullControl, Quant, Results, TaskFacts, read_results
+from quantprobe.run.results import MachineFloor, NullControl, Quant, Results, TaskFacts, read_results
 from quantprobe.run.rows import read_rows
 
 
@@ -32,6 +32,8 @@ class Cohort:
     runs: tuple[RunFolder, ...]
     differences: tuple[Difference, ...] = ()
     """Settings in which the runs differ, those that were allowed and those that move no logits."""
+    machine_floors: tuple[MachineFloor, ...] = ()
+    """Of the runs that were made on another machine than their capture."""
     rows_files: Mapping[tuple[str, str], Path] = field(default_factory=dict)
     """By quant and text, where the row metrics lie if the run kept them."""
     items_files: Mapping[tuple[str, str], Path] = field(default_factory=dict)
@@ -54,8 +56,13 @@ class Cohort:
         raise InputError(f"no quant {name!r} in this cohort; it has {', '.join(q.name for q in self.quants)}")
 
     def floor(self, text: str) -> float | None:
-        """Mean KLD (nats) of the base against itself on a text; None where no null control was run."""
-        return None if self.null_control is None else text_floor(self.null_control.texts.get(text))
+        """Mean KLD (nats) of the base against itself on a text; None where no null control was run.
+
+        Where a run was made on another machine than its capture, at least what was measured there.
+        """
+        floors = [floor.kld_mean for floor in self.machine_floors]
+        floors.append(None if self.null_control is None else text_floor(self.null_control.texts.get(text)))
+        return max((floor for floor in floors if floor is not None), default=None)
 
     def has_items(self, quant: str, task: str) -> bool:
         """Whether the run of this quant kept its answers to the task."""
@@ -127,6 +134,7 @@ def merge_runs(folders: Sequence[RunFolder], results: Sequence[Results], allow: 
         tasks_facts=facts,
         runs=tuple(folders),
         differences=tuple(dict.fromkeys(differences)),
+        machine_floors=tuple(dict.fromkeys(one.machine_floor for one in results if one.machine_floor is not None)),
         rows_files=rows_files,
         items_files=items_files,
     )

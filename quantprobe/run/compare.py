@@ -7,13 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantprobe.errors import MismatchError
-from quantprobe.settings import moves_logits
+from quantprobe.settings import MACHINE, moves_logits
 
 PROBES = ("texts", "tasks")
 """Settings that describe one probe each: two runs may have measured other probes, but not one probe differently."""
 OF_TEXTS = ("n_chunks", "parse_special")
 """Settings that say how texts were cut and read: they do not matter where two runs share no text."""
+FEATURES = ("cpu_features", "gpu_features")
+"""Facts that are long lists of words, of which most are equal."""
 NOT_SET = "not set"
+NOT_KNOWN = "not known"
+MAY_BE_UNKNOWN = {*MACHINE, "split_mode"}
+"""What older and imported records do not tell; nobody could choose how to split a model when they were made."""
 
 
 @dataclass(frozen=True)
@@ -25,36 +30,81 @@ class Difference:
     b: Any
     moves_logits: bool
 
+    @property
+    def is_known(self) -> bool:
+        """Whether both sides tell: a fact of the machine that only one of them holds may differ or not."""
+        return NOT_KNOWN not in (self.a, self.b)
+
+    @property
+    def is_of_machine(self) -> bool:
+        return self.name.split(".")[0] in MACHINE
+
     def __str__(self) -> str:
+        if self.name in FEATURES and self.is_known:
+            a, b = set(str(self.a).split()), set(str(self.b).split())
+            return f"{self.name} differ: {_listed(a - b)} in the first alone, {_listed(b - a)} in the second"
         return f"{self.name} is {self.a} and {self.b}"
 
 
 def setting_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Difference, ...]:
-    """Everything in which two recorded settings differ, by name; probes that only one of them has are left out."""
+    """Everything in which two recorded settings differ, by name; probes that only one of them has are left out.
+
+    A fact of the machine that one side does not tell is `NOT_KNOWN` there and no reason to refuse. Where neither knows
+    llama.cpp's commit, although both looked for it, the version of llama-cpp-python stands for it.
+    """
     left, right = flatten_settings(a), flatten_settings(b)
     found = []
     for key in sorted(left.keys() | right.keys()):
-        x, y = left.get(key, NOT_SET), right.get(key, NOT_SET)
-        if x != y and not _is_other_probe(key, left, right):
-            found.append(Difference(".".join(key), x, y, moves_logits(key[0])))
+        x, y = _value(left, key), _value(right, key)
+        if x != y and not _is_other_probe(key, left, right) and not _follows(key, left, right):
+            moving = moves_logits(key[0]) or (key == ("llama_cpp_python_version",) and _stands_for_commit(left, right))
+            found.append(Difference(".".join(key), x, y, moving and NOT_KNOWN not in (x, y)))
     return tuple(found)
 
 
-def require_comparable(differences: Iterable[Difference], allow: Sequence[str], what: str) -> tuple[Difference, ...]:
+def _follows(key: tuple[str, ...], left: Mapping[tuple[str, ...], Any], right: Mapping[tuple[str, ...], Any]) -> bool:
+    """Whether a fact differs because a setting does: what was asked for is told, and allowed, once."""
+    return key == ("flash_attn_used",) and left.get(("flash_attn",)) != right.get(("flash_attn",))
+
+
+def _listed(words: set[str]) -> str:
+    return " ".join(sorted(words)) or "nothing"
+
+
+def _value(flat: Mapping[tuple[str, ...], Any], key: tuple[str, ...]) -> Any:
+    value = flat.get(key, NOT_SET)
+    return NOT_KNOWN if key[0] in MAY_BE_UNKNOWN and value in (NOT_SET, None, "unknown") else value
+
+
+def _stands_for_commit(left: Mapping[tuple[str, ...], Any], right: Mapping[tuple[str, ...], Any]) -> bool:
+    commit = ("llama_cpp_commit",)
+    return all(commit in side and side[commit] is None for side in (left, right))
+
+
+def require_comparable(
+    differences: Iterable[Difference], allow: Sequence[str], what: str, measured: str = ""
+) -> tuple[Difference, ...]:
     """Refuse differences that move logits, unless each is allowed by its name (or that of the setting it is part of).
 
     Returns the differences that stay, to be told. Raises `MismatchError`, which names all that are not allowed;
-    `what` says between what they were found.
+    `what` says between what they were found, `measured` is a clause on how much they change, where that is known.
     """
     kept = tuple(differences)
-    refused = [each for each in kept if each.moves_logits and not _is_allowed(each.name, allow)]
+    refused = refused_differences(kept, allow)
     if refused:
         options = " ".join(f"--allow {each.name}" for each in refused)
+        names = "; ".join(map(str, refused))
+        how_much = f"({names}); {measured}" if measured else f"by as much as a good quant does ({names})"
         raise MismatchError(
-            f"{what} differ in settings that move logits by as much as a good quant does "
-            f"({'; '.join(map(str, refused))}); measure under the same settings, or compare all the same with {options}"
+            f"{what} differ in settings that move logits {how_much}; measure under the same settings, "
+            f"or compare all the same with {options}"
         )
     return kept
+
+
+def refused_differences(differences: Iterable[Difference], allow: Sequence[str]) -> list[Difference]:
+    """Those that move logits and are not allowed."""
+    return [each for each in differences if each.moves_logits and not _is_allowed(each.name, allow)]
 
 
 def flatten_settings(settings: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:

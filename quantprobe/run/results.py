@@ -57,6 +57,26 @@ class NullControl:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MachineFloor:
+    """The base decoded on the comparison's machine against the rows that the capture brought from another, one block.
+
+    It holds what machine, build and, where others were allowed, settings move together: no quant's number means
+    anything below it.
+    """
+
+    probe: str
+    """The text or task that the block is of."""
+    n_rows: int
+    kld_mean: float | None
+    """Nats; null where a row is not finite."""
+    kld_max: float | None
+    differences: tuple[str, ...] = ()
+    """In which facts the machines differ; empty where the capture does not tell enough of its own."""
+    key: str = ""
+    """Digest of the capture, this machine and the settings: the same comparison takes the numbers from here."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskFacts:
     """What holds for a task whatever the quant."""
 
@@ -106,6 +126,8 @@ class Results:
     base: ModelIdentity
     settings: Mapping[str, Any]
     null_control: NullControl | None = None
+    machine_floor: MachineFloor | None = None
+    """None where the quants were measured on the machine of the capture, or without the base."""
     tasks: Mapping[str, TaskFacts] = field(default_factory=dict)
     quants: tuple[Quant, ...]
 
@@ -121,6 +143,8 @@ def results_document(results: Results) -> dict[str, Any]:
     for quant in document["quants"]:
         if quant["files"] == {"texts": {}, "tasks": {}}:
             del quant["files"]
+    if document["machine_floor"] is None:
+        del document["machine_floor"]
     return document
 
 

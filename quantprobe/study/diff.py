@@ -256,9 +256,14 @@ def _settings_sentences(settings: Sequence[Difference]) -> Iterator[str]:
     if not settings:
         yield "All recorded settings are the same."
     for words, moving in (("that move logits", True), ("that move no logits", False)):
-        found = [f"{each.name} {each.a} -> {each.b}" for each in settings if each.moves_logits == moving]
+        found = [
+            f"{each.name} {each.a} -> {each.b}" for each in settings if each.is_known and each.moves_logits == moving
+        ]
         if found:
             yield f"Settings {words} and differ: {'; '.join(found)}."
+    unknown = [each.name for each in settings if not each.is_known]
+    if unknown:
+        yield f"Known of one run only, so they may differ: {', '.join(unknown)}."
 
 
 def _shift_sentence(shift: Shift) -> str:

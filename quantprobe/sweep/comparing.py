@@ -15,16 +15,17 @@ from quantprobe.errors import MismatchError
 from quantprobe.gguf.model import ModelIdentity, ModelInfo
 from quantprobe.probes.items import Question
 from quantprobe.probes.task import count_cases
-from quantprobe.run.compare import require_comparable, setting_differences
+from quantprobe.run.compare import refused_differences, require_comparable, setting_differences
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.judging import judge_decided, judge_quants
 from quantprobe.run.questions import write_task_questions
-from quantprobe.run.results import NullControl, Results, TaskFacts
-from quantprobe.settings import EQUIVALENCE_MARGIN, Settings
+from quantprobe.run.results import MachineFloor, NullControl, Results, TaskFacts
+from quantprobe.settings import EQUIVALENCE_MARGIN, MACHINE, Settings
 from quantprobe.stats.llama_summary import LlamaStatistics
 from quantprobe.stats.sequential import StopRule
 from quantprobe.sweep.deciding import Budget, DecidePlan
 from quantprobe.sweep.inputs import Progress, check_names, identify, read_measurable
+from quantprobe.sweep.machine_floor import Comparison, describe_machine_floor, measure_machine_floor
 from quantprobe.sweep.measuring import Measuring
 from quantprobe.sweep.recorded import record_settings
 
@@ -67,16 +68,12 @@ def compare_quants(
     for a quant with another tokenizer.
     """
     capture = Capture.open(capture_path)
-    recorded = record_settings(settings)
     captured = capture.meta.settings
-    # an imported file does not know most of its settings
-    known = {key: value for key, value in recorded.items() if key in captured}
-    differences = require_comparable(
-        setting_differences({key: captured[key] for key in known}, known), allow, "the capture and this comparison"
-    )
-    changed = [str(each) for each in differences if each.moves_logits]
-    for change in changed:
-        progress.note(f"compared under settings that differ from the capture's: {change}")
+    # what the base's context made of flash attention holds for the quants
+    recorded = record_settings(settings, captured.get("flash_attn_used"))
+    like_llama = llama_compat and capture.meta.kind == "llama_kld"
+    here = Comparison(capture, settings, RunFolder(run), base_model, like_llama, progress)
+    floor, changed = _require_same_settings(here, recorded, allow)
     infos = [identify(info, progress) for info in read_quants(quants, capture.meta.base)]
     tasks = task_facts(capture, groupings or {})
     plan = None
@@ -101,10 +98,38 @@ def compare_quants(
             "equivalence_margin": margin, "decide": decide is not None, "precision": precision,
         },
         null_control=null_control(capture),
+        machine_floor=floor,
         tasks=tasks,
         quants=measured,
     )  # fmt: skip
     return Outcome(results, comparing.llama)
+
+
+def _require_same_settings(
+    here: Comparison, recorded: Mapping[str, Any], allow: Sequence[str]
+) -> tuple[MachineFloor | None, list[str]]:
+    """Refuse what may not be compared with the capture, tell what differs.
+
+    Returns the floor of this machine where it is another than the capture's, and the differences that were allowed.
+    """
+    captured, note = here.capture.meta.settings, here.progress.note
+    # an imported file does not know most of its settings; facts of the machine are told where they are not known
+    told = {key: value for key, value in recorded.items() if key in captured or key in MACHINE}
+    found = setting_differences({key: captured[key] for key in told if key in captured}, told)
+    floor = None
+    if all(each.is_of_machine for each in refused_differences(found, allow)):
+        floor = measure_machine_floor(here, recorded, found)
+    measured = "" if floor is None else describe_machine_floor(floor)
+    require_comparable(found, allow, "the capture and this comparison", measured)
+    changed = [str(each) for each in found if each.moves_logits]
+    for change in changed:
+        note(f"compared under settings that differ from the capture's: {change}")
+    unknown = [each.name for each in found if not each.is_known]
+    if unknown:
+        note(f"the capture or this machine does not tell {', '.join(unknown)}; they may differ")
+    if measured:
+        note(measured)
+    return floor, changed
 
 
 def null_control(capture: Capture) -> NullControl:

@@ -7,23 +7,25 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from quantprobe.engine.devices import list_devices, versions
+import quantprobe
+from quantprobe.engine.library import python_version
+from quantprobe.engine.machine import describe_machine
+from quantprobe.run.json_text import plain
 from quantprobe.settings import Settings
 
 
-def record_settings(settings: Settings) -> dict[str, Any]:
-    """Everything that can change a number, as `results.json` keeps it."""
-    known = versions()
-    devices = [f"{device.name}: {device.description}" for device in list_devices()]
-    backend = "+".join(known.backends) if settings.n_gpu_layers != 0 else "CPU"
+def record_settings(settings: Settings, flash_attn_used: Any = None) -> dict[str, Any]:
+    """Everything that can change a number, as `results.json` keeps it.
+
+    `flash_attn_used` is what a context under these settings resolved flash attention to; None where none was made yet.
+    """
     return {
         **settings.with_threads().to_dict(),
         "n_ubatch_used": settings.n_ubatch_used,
-        "quantprobe_version": known.quantprobe,
-        "llama_cpp_python_version": known.llama_cpp_python,
-        "llama_cpp_version": known.llama_cpp,
-        "backend": backend,
-        "devices": devices,
+        "quantprobe_version": quantprobe.__version__,
+        "llama_cpp_python_version": python_version(),
+        **plain(describe_machine(settings)),
+        "flash_attn_used": flash_attn_used if settings.flash_attn else False,
     }
 
 

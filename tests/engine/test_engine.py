@@ -286,11 +286,6 @@ def test_layout_fault_names_field_and_numbers() -> None:
     abi.check_layout(abi._native.batch_layout(), abi.llama.llama_batch, "llama_batch")
 
 
-def test_missing_function_is_named() -> None:
-    with pytest.raises(IncompatibleError, match="no function ggml_no_such_thing"):
-        abi._address("ggml_no_such_thing", abi._libraries())
-
-
 GEOMETRY = Geometry(n_ctx=32, n_seq=2, n_batch=64, n_ubatch=64, n_outputs=8, unified=False)
 
 

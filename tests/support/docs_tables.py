@@ -19,6 +19,7 @@ from quantprobe.metrics.quantities import ROW_QUANTITIES, TASK_QUANTITIES, TEXT_
 from quantprobe.metrics.rows import ROW_DTYPE
 from quantprobe.run.items import COLUMN_MEANINGS
 from quantprobe.run.results import (
+    MachineFloor,
     NullControl,
     NullTask,
     NullText,
@@ -38,7 +39,7 @@ PAGE = DOCS / "formats.md"
 SCHEMA = DOCS / "results.schema.json"
 
 RESULTS_RECORDS = (
-    *(Results, ModelIdentity, NullControl, NullText, NullTask, TaskFacts, Quant, ImatrixInfo, QuantFiles),
+    *(Results, ModelIdentity, NullControl, NullText, NullTask, MachineFloor, TaskFacts, Quant, ImatrixInfo, QuantFiles),
     *(Estimate, TextSummary, TaskSummary, GroupSummary),
 )
 CAPTURE_RECORDS = (CaptureMeta, ProbeEntry, FileEntry, HeadReference)
@@ -75,6 +76,8 @@ MEANINGS: Mapping[str, str] = {
     "NullTask.leapfrogs": "the reverse",
     "NullTask.n_rows": "rows that were compared",
     "NullTask.kld_max": "nats",
+    "MachineFloor.n_rows": "rows that were compared",
+    "MachineFloor.kld_max": "as well",
     "TaskFacts.rule": "scoring rule (docs/metrics.md), or the metric of another program",
     "TaskFacts.template": "what made the prompts",
     "TaskFacts.n_items": "questions",

@@ -12,7 +12,7 @@ from quantprobe.cli.main import cli
 from quantprobe.cli.shared.options import PROMPTING
 from quantprobe.metrics.quantities import ROW_QUANTITIES, TASK_QUANTITIES, TEXT_QUANTITIES, Quantity
 from quantprobe.probes.rules import RULES
-from quantprobe.settings import FACTS, SETTINGS
+from quantprobe.settings import FACTS, MACHINE, SETTINGS
 
 CHECKOUT = Path(__file__).parents[2]
 README = CHECKOUT / "README.md"
@@ -84,7 +84,8 @@ def settings_table() -> str:
 
 
 def fact_table() -> str:
-    rows = [(f"`{name}`", "yes" if moves else "no") for name, moves in FACTS.items()]
+    known = dict.fromkeys(MACHINE, "yes, where both are known")
+    rows = [(f"`{name}`", known.get(name, "yes" if moves else "no")) for name, moves in FACTS.items()]
     return table(("recorded beside the settings", "must be equal"), rows)
 
 
