@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from quantprobe.files import write_text
+from quantprobe.locks import locked
 from quantprobe.report.notes import null_sentences, reading_notes, task_notes, text_notes, warnings
 from quantprobe.report.page.html import render_page
 from quantprobe.report.plots.fidelity import has_size_picture, size_picture
@@ -16,12 +17,19 @@ from quantprobe.run.folder import RunFolder
 from quantprobe.run.results import Results, write_results
 
 
-def write_run(results: Results, run: RunFolder) -> tuple[Cohort, tuple[str, ...]]:
+def write_run(results: Results | None, run: RunFolder) -> tuple[Cohort, tuple[str, ...]]:
     """Write results.json and what is made of it alone; the run as a cohort, and the names of the files.
 
-    Raises `InputError` if a file cannot be written.
+    With None the results.json that is there is taken: a sweep has written it, and another process may have added to it
+    since. Raises `InputError` if a file cannot be written.
     """
-    write_results(results, run)
+    with locked(run.results_lock, lambda: None):
+        if results is not None:
+            write_results(results, run)
+        return _write_made(run)
+
+
+def _write_made(run: RunFolder) -> tuple[Cohort, tuple[str, ...]]:
     cohort = read_cohort([run.path])
     files = {
         "results.csv": texts_csv(cohort),

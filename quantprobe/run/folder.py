@@ -43,6 +43,15 @@ class RunFolder:
         """The base's capture; `digest` is that of base, inputs and settings."""
         return self.path / f"base-{digest[:8]}.qpc"
 
+    @property
+    def results_lock(self) -> Path:
+        """Held while `results.json` and what is made of it are read, merged and written."""
+        return self.path / "results.lock"
+
+    def lock(self, quant: str) -> Path:
+        """Held by the process that measures a quant."""
+        return self.path / "locks" / f"{safe_name(quant)}.lock"
+
     def rows(self, quant: str, text: str) -> Path:
         """Row metrics of a quant on a text."""
         return self.path / "rows" / safe_name(quant) / f"{safe_name(text)}.npz"

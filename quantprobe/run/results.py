@@ -88,6 +88,19 @@ class QuantFiles:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What the draw of a quant's questions depended on (`--decide`): enough to judge it again beside other quants."""
+
+    tasks: tuple[str, ...]
+    """Decided together, in this order."""
+    shares: tuple[float, ...]
+    """Expected share of the questions at each look."""
+    kld: float | None = None
+    """The quant's mean KLD on texts in nats, from which the chance of a flip was estimated."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Quant(ModelIdentity):
     """One quant and its numbers by text and by task; `pooled` are all questions of all tasks as one."""
 
@@ -95,6 +108,8 @@ class Quant(ModelIdentity):
     texts: Mapping[str, TextSummary] = field(default_factory=dict)
     tasks: Mapping[str, TaskSummary] = field(default_factory=dict)
     pooled: TaskSummary | None = None
+    drawn: Drawn | None = None
+    """Of a quant that decoded a sample of the questions."""
     files: QuantFiles = field(default_factory=QuantFiles)
 
 
@@ -121,6 +136,8 @@ def results_document(results: Results) -> dict[str, Any]:
     for quant in document["quants"]:
         if quant["files"] == {"texts": {}, "tasks": {}}:
             del quant["files"]
+        if quant["drawn"] is None:
+            del quant["drawn"]
     return document
 
 

@@ -27,6 +27,7 @@ def sweep(
     margin: float = EQUIVALENCE_MARGIN,
     decide: Budget | None = None,
     precision: float | None = None,
+    replaces: bool = False,
 ) -> Outcome:
     """Measure quants against their base on texts and tasks; everything is kept under `run`.
 
@@ -41,4 +42,5 @@ def sweep(
     return compare_quants(
         capture, quants, settings, run, progress, base_model=base, llama_compat=llama_compat, margin=margin,
         groupings={task.given.name: task.grouping for task in prepared.tasks}, decide=decide, precision=precision,
+        replaces=replaces,
     )  # fmt: skip

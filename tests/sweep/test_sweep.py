@@ -291,7 +291,7 @@ def test_an_interrupted_compare_continues(world: World, monkeypatch: pytest.Monk
     with monkeypatch.context() as patch:
         interrupt_at(patch, measuring, 12 + 5)  # within the second quant
         assert run(*command).exit_code == 130
-    assert files(world.run) == [rows_name("quant é 1")]
+    assert files(world.run) == [f"{rows_name('far')}.checkpoint/0.npz", rows_name("quant é 1")]
     loaded = count_models(monkeypatch)
     succeed(*command)
     assert loaded == ["far"]

@@ -121,6 +121,13 @@ equivalence_margin_option = _margin_option(
 run_margin_option = _margin_option(None, f"{_MARGIN}  [default: the run's own, else {_DEFAULT_MARGIN}]")
 """For commands that read runs: None unless it is given (`quantprobe.settings.margin_of` has the run's own)."""
 
+replace_option = click.option(
+    "--replace",
+    "replaces",
+    is_flag=True,
+    help="Keep in the results only what this command names, not what the run folder has from earlier ones.",
+)
+
 allow_option = click.option(
     "--allow",
     multiple=True,
