@@ -19,6 +19,7 @@ from quantprobe.metrics.quantities import ROW_QUANTITIES, TASK_QUANTITIES, TEXT_
 from quantprobe.metrics.rows import ROW_DTYPE
 from quantprobe.run.items import COLUMN_MEANINGS
 from quantprobe.run.results import (
+    Drawn,
     NullControl,
     NullTask,
     NullText,
@@ -38,7 +39,7 @@ PAGE = DOCS / "formats.md"
 SCHEMA = DOCS / "results.schema.json"
 
 RESULTS_RECORDS = (
-    *(Results, ModelIdentity, NullControl, NullText, NullTask, TaskFacts, Quant, ImatrixInfo, QuantFiles),
+    *(Results, ModelIdentity, NullControl, NullText, NullTask, TaskFacts, Quant, ImatrixInfo, Drawn, QuantFiles),
     *(Estimate, TextSummary, TaskSummary, GroupSummary),
 )
 CAPTURE_RECORDS = (CaptureMeta, ProbeEntry, FileEntry, HeadReference)
@@ -82,6 +83,11 @@ MEANINGS: Mapping[str, str] = {
     "Quant.texts": "by text",
     "Quant.tasks": "by task",
     "Quant.pooled": "all questions of all tasks as one",
+    "Quant.drawn": "how the questions of `--decide` were drawn, to judge the quant beside others; else left out",
+    "Drawn.tasks": "the tasks decided together, in their order",
+    "Drawn.shares": "expected share of the questions at each look",
+    "Drawn.kld": "the quant's mean KLD on texts (nats), from which chances of a flip were estimated",
+    "Drawn.seed": "of the draw",
     "Quant.files": "only where files do not have their usual names; left out otherwise",
     "ImatrixInfo.file": "its file",
     "ImatrixInfo.dataset": "what it was computed from",
