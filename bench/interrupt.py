@@ -131,7 +131,7 @@ def compare_rounds(options: argparse.Namespace) -> None:
     calm = child(options, options.folder / "calm")
     expected = arrays(options.folder / "calm")
     speed = calm["n_tokens"] / calm["seconds"]
-    print(f"calm: {calm['n_tokens']:,} tokens in {calm['seconds']:.1f} s")
+    print(f"calm: {calm['n_tokens']:,} tokens in {calm['seconds']:.1f} s", flush=True)
     rng, worst, n_same = random.Random(options.seed), 0, 0
     for number in range(options.rounds):
         run, end = options.folder / f"run-{number}", ("ctrl-c", "kill")[number % 2]
