@@ -74,7 +74,8 @@ class LazyModel:
 class Measuring:
     """Quants against one capture; what an earlier run measured is read from the run's folder.
 
-    `names` are the probes of this run (None: all that the capture has).
+    `names` are the probes of this run, in their order (None: all that the capture has). Raises `InputError` for a name
+    that it does not have.
     """
 
     def __init__(
@@ -99,7 +100,8 @@ class Measuring:
         self.precision = precision
         self._probes: dict[str, Probe] = {}
         self._base_rows: BaseRows | None = None
-        self.probes = [self.probe(entry.name) for entry in capture.meta.probes if names is None or entry.name in names]
+        every = [entry.name for entry in capture.meta.probes]
+        self.probes = [self.probe(name) for name in (every if names is None else names)]
 
     def probe(self, name: str) -> Probe:
         """A probe of the capture. Raises `InputError` if it has none of that name."""
