@@ -92,7 +92,7 @@ def task(model: Model, header: str, n: int = 8) -> TaskProbe:
 
 
 def test_a_text_goes_on_to_the_same_bits(model: Model) -> None:
-    check_resume(model, text(5))
+    check_resume(model, text(7))
 
 
 @pytest.mark.parametrize("header", ["", HEADER], ids=["no header", "header"])
@@ -103,7 +103,7 @@ def test_a_task_goes_on_to_the_same_bits(model: Model, header: str) -> None:
 def test_batches_of_llama_perplexity_go_on_to_the_same_bits(tiny: Path) -> None:
     settings = replace(SETTINGS, n_batch=64, n_ubatch=24, n_parallel=8)
     with Model(read_model_info(tiny), settings) as model:
-        check_resume(model, text(6), llama_geometry=True)
+        check_resume(model, text(8), llama_geometry=True)
         if not model.is_recurrent:
             check_resume(model, task(model, HEADER))
 
