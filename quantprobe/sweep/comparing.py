@@ -42,7 +42,7 @@ class Outcome:
 
 
 def compare_quants(
-    capture_path: Path,
+    source: Path | Capture,
     quants: Sequence[Path],
     settings: Settings,
     run: Path,
@@ -56,7 +56,7 @@ def compare_quants(
     decide: Budget | None = None,
     precision: float | None = None,
 ) -> Outcome:
-    """Decode every quant over the probes of a capture and compare, row by row.
+    """Decode every quant over the probes of a capture, open or by its path, and compare, row by row.
 
     `margin` is the equivalence margin: the smallest change of accuracy that matters, a fraction, fixed beforehand.
     `groupings` says, by task, what the groups of its questions are, where that is not to be read from the capture.
@@ -66,7 +66,7 @@ def compare_quants(
     logits and differ from the capture's are refused unless `allow` names them. Raises `MismatchError` for those and
     for a quant with another tokenizer.
     """
-    capture = Capture.open(capture_path)
+    capture = source if isinstance(source, Capture) else Capture.open(source)
     recorded = record_settings(settings)
     captured = capture.meta.settings
     # an imported file does not know most of its settings
