@@ -58,7 +58,7 @@ def questions(n: int, seed: int = 1) -> list[Question]:
     ]
 
 
-def text_and_task(folder: Path, n_letters: int = 32 * 5 + 3, n_questions: int = 10) -> dict[str, Inputs]:
+def text_and_task(folder: Path, n_letters: int = 32 * 5 + 3, n_questions: int = 3) -> dict[str, Inputs]:
     """A text `t` of five blocks under `SETTINGS`, and a task `q`."""
     text = TextInput("t", write_letters(folder / "t.txt", n_letters))
     write_native(folder / "q.jsonl", questions(n_questions))
