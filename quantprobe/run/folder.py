@@ -40,7 +40,7 @@ class RunFolder:
         return self.report / "report.html"
 
     def capture(self, digest: str) -> Path:
-        """The base's capture; `digest` is that of base, inputs and settings."""
+        """The base's capture; `digest` is that of the base and the settings that move logits."""
         return self.path / f"base-{digest[:8]}.qpc"
 
     @property

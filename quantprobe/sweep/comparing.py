@@ -100,12 +100,13 @@ def compare_quants(
             measured = with_earlier(measuring, measured, earlier.quants, infos[0])
         judged = judge_all(measured, facts, margin)
         used = {name for quant in judged for name in (*quant.texts, *quant.tasks)}
+        of_used = capture.only([entry.name for entry in capture.meta.probes if entry.name in used]).meta.settings
         tasks = {name: one for name, one in facts.items() if name in used}
         write_questions(capture, folder, tasks)
         results = Results(
             base=capture.meta.base,
             settings={
-                **captured, **recorded, "llama_compat": llama_compat, "settings_changed": changed,
+                **of_used, **recorded, "llama_compat": llama_compat, "settings_changed": changed,
                 "equivalence_margin": margin, "decide": any(quant.drawn for quant in judged), "precision": precision,
             },
             null_control=null_control(capture, used),
