@@ -46,15 +46,13 @@ class ChatTemplate:
         except (TemplateError, RecursionError) as error:
             raise InputError(f"the chat template of {model} is not valid Jinja ({error}); {without}") from error
 
-    def render(self, messages: Sequence[Any], generate: bool, tools: Sequence[Any] | None = None, **more: Any) -> str:
+    def render(self, messages: Sequence[Any], generate: bool, **more: Any) -> str:
         """The text of a conversation; with `generate` it ends with what asks the assistant to speak.
 
-        Raises `InputError` if rendering fails.
+        `more` are further names that the template may use. Raises `InputError` if rendering fails.
         """
         try:
-            return self._compiled.render(
-                messages=messages, add_generation_prompt=generate, tools=tools, documents=None, **self._tokens, **more
-            )
+            return self._compiled.render(messages=messages, add_generation_prompt=generate, **self._tokens, **more)
         except Exception as error:  # a template is foreign code: anything may come out of it
             raise InputError(f"the chat template of {self.model} cannot be rendered ({error})") from error
 
@@ -65,7 +63,9 @@ def chat_renderer(template: str | None, model: str, bos: str = "", eos: str = ""
     See `ChatTemplate` for the arguments and for what is raised.
     """
     chat = ChatTemplate(template, model, bos, eos, without="leave out --chat-template")
-    return lambda message: chat.render([{"role": "user", "content": message}], generate=True)
+    return lambda message: chat.render(
+        [{"role": "user", "content": message}], generate=True, tools=None, documents=None
+    )
 
 
 def _raise_exception(message: str) -> None:

@@ -231,31 +231,30 @@ def _token_turns(
     """First and behind the last token of each turn, with the token that ends it."""
     if not turns:
         return
-    offsets = _byte_offsets(chat.text, [turn.start for turn in turns] + [turn.end or turn.start for turn in turns])
+    offsets = _byte_offsets(chat.text, [place for turn in turns for place in (turn.start, turn.end)])
     bounds = [*(offsets[turn.start] for turn in turns[1:]), len(chat.text.encode("utf-8")) + 1]
     for turn, bound in zip(turns, bounds, strict=True):
-        start = offsets[turn.start]
-        inside = np.flatnonzero((spans[:, 1] > start) | (spans[:, 0] >= start))
-        inside = inside[spans[inside, 0] < bound]
+        start, end = offsets[turn.start], min(offsets[turn.end], bound)
+        inside = np.flatnonzero(((spans[:, 1] > start) | (spans[:, 0] >= start)) & (spans[:, 0] < bound))
         first = int(inside[0]) if len(inside) else len(tokens)
-        n_said = 0 if turn.end is None else int(np.count_nonzero(spans[inside, 0] < offsets[turn.end]))
-        last = _turn_end(tokens, first + n_said, int(inside[-1]) + 1 if len(inside) else first, vocabulary, turn)
-        yield first, last
+        said = first + int(np.count_nonzero(spans[inside, 0] < end))
+        yield first, _turn_end(tokens, first, said, first + len(inside), vocabulary, turn.is_whole)
 
 
-def _turn_end(tokens: Int32Array, said: int, limit: int, vocabulary: Vocabulary, turn: Turn) -> int:
-    """Behind the first token that ends a turn; `said` where the template writes none directly behind it."""
+def _turn_end(tokens: Int32Array, first: int, said: int, limit: int, vocabulary: Vocabulary, is_whole: bool) -> int:
+    """Behind the first token that ends a turn: of those before `said` if the turn `is_whole`, else directly behind."""
+    if is_whole:
+        ended = next((i + 1 for i in range(first, said) if vocabulary.ends_generation(int(tokens[i]))), None)
+        if ended is not None:
+            return ended
+        while said > first and not vocabulary.piece_bytes(int(tokens[said - 1])).strip(_BLANK):
+            said -= 1
     for i in range(said, limit):
         token = int(tokens[i])
         if vocabulary.ends_generation(token):
             return i + 1
-        if turn.end is not None and not vocabulary.is_control(token) and vocabulary.piece_bytes(token).strip(_BLANK):
+        if not vocabulary.is_control(token) and vocabulary.piece_bytes(token).strip(_BLANK):
             return said
-    if turn.end is None:
-        raise InputError(
-            f"the chat template writes no token that ends message {turn.message + 1}, so that the assistant's tokens "
-            "cannot be told apart"
-        )
     return said
 
 

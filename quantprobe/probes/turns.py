@@ -24,9 +24,11 @@ class Turn:
 
     message: int
     start: int
-    end: int | None
-    """None where the template writes the rest of the conversation otherwise when this turn is another: the turn then
-    ends with the first token that ends a turn."""
+    end: int
+    """Where `is_whole`, the end of the turn with what the template writes behind it."""
+    is_whole: bool = False
+    """Where the template writes the rest of the conversation otherwise when this turn is another: it then ends with the
+    first token that ends a turn."""
 
 
 @dataclass(frozen=True)
@@ -46,24 +48,32 @@ class RenderedChat:
         return tuple(self._turn(i) for i, message in enumerate(self.messages) if message["role"] == ASSISTANT)
 
     def _turn(self, number: int) -> Turn:
-        low, high = self._changed(number)
+        low, high = self._changed(number, self.messages[number + 1 :])
         asked = self._try(self.messages[:number], True)
-        if asked and self.text.startswith(asked):
-            return Turn(number, len(asked), high)
+        asks = low is None or asked != self._try(self.messages[:number], False)
+        if asked and asks and self.text.startswith(asked):
+            low = len(asked)
+        if low is None:
+            # a result of a tool may not follow a turn that called none
+            next_user = (i for i in range(number + 1, len(self.messages)) if self.messages[i]["role"] == "user")
+            low, _ = self._changed(number, self.messages[next(next_user, len(self.messages)) :])
         if low is None:
             raise InputError(
                 f"the chat template writes what is before message {number + 1} otherwise in the whole conversation; "
                 "the assistant's tokens cannot be told apart"
             )
-        return Turn(number, low, high)
+        if high is not None:
+            return Turn(number, low, high)
+        whole = self._try(self.messages[: number + 1], False)
+        known = whole is not None and self.text.startswith(whole)
+        return Turn(number, low, len(whole or "") if known else len(self.text), is_whole=True)
 
-    def _changed(self, number: int) -> tuple[int | None, int | None]:
-        """Start and end of what changes in the text with one turn; None where more than that turn changes."""
+    def _changed(self, number: int, rest: Sequence[Message]) -> tuple[int | None, int | None]:
+        """Start and end of what changes in the text with one turn, before `rest`; None where more than that changes."""
         before = after = len(self.text)
         others = []
         for mark in _MARKS:
-            message = {"role": ASSISTANT, "content": mark}
-            other = self._try((*self.messages[:number], message, *self.messages[number + 1 :]), False)
+            other = self._try((*self.messages[:number], {"role": ASSISTANT, "content": mark}, *rest), False)
             if other is None:
                 return None, None
             before = min(before, _n_common(self.text, other))
@@ -71,7 +81,7 @@ class RenderedChat:
             others.append((mark, other))
         if before + after > len(self.text):
             return None, None
-        starts = all(other[before:].startswith(mark) for mark, other in others)
+        starts = all(other[before:].lstrip().startswith(mark) for mark, other in others)
         ends = all(other[: len(other) - after].endswith(mark) for mark, other in others)
         return before if starts else None, len(self.text) - after if ends else None
 
@@ -91,10 +101,10 @@ def render_chat(template: ChatTemplate, conversation: Conversation, adds_bos: bo
 
     Raises `InputError` if the template cannot render the conversation.
     """
-    tools = list(conversation.tools) or None
+    more = {"tools": list(conversation.tools)} if conversation.tools else {}
 
     def render(messages: Sequence[Message], generate: bool) -> str:
-        text = template.render(messages, generate, tools, enable_thinking=True)
+        text = template.render(messages, generate, enable_thinking=True, **more)
         return text.removeprefix(template.bos) if adds_bos else text
 
     first: InputError | None = None

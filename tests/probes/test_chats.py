@@ -325,3 +325,19 @@ def test_the_real_tokenizer(smollm2: Path) -> None:
         assert np.array_equal(found.tokens, wanted)
         said = b"".join(model.piece_bytes(token) for token in found.tokens[found.scored].tolist()).decode()
     assert said == "No.\n\nIt is noon.<|im_end|>Hello 👋<|im_end|>Bye bye<|im_end|>"
+
+
+def test_a_turn_that_no_token_ends() -> None:
+    """A result that the template writes directly behind the call is not the assistant's."""
+    source = (
+        "{% for m in messages %}{% if m.tool_calls %}{% set ns = m.tool_calls[0].function.name %}<call>{{ ns }}\n"
+        "{% elif m.role == 'tool' %}{% if not messages[loop.index0 - 1].tool_calls %}{{ raise_exception('no') }}"
+        "{% endif %}<result>{{ m.content }}{% else %}<{{ m.role }}>{{ m.content }}{% endif %}{% endfor %}"
+    )
+    for ends, text in (
+        ((), "<user>Add«<call>sum»\n<result>3<assistant>«Three»"),
+        (("<result>",), "<user>Add«<call>sum\n<result>»3<assistant>«Three»"),
+    ):
+        vocabulary = ChatVocabulary("", (*ends, "</s>"), ("<user>", "<assistant>", "<call>"))
+        template = ChatTemplate(source, "m.gguf")
+        assert marked(conversation(TOOL_TURNS), template, vocabulary) == text
