@@ -10,6 +10,7 @@ from quantprobe.engine.abi import last_errors
 from quantprobe.engine.model import Context, Model
 from quantprobe.engine.plan import Geometry, Step, llama_perplexity_geometry, plan_windows, window_geometry
 from quantprobe.engine.plan_choices import choice_geometry, plan_choices
+from quantprobe.engine.plan_conversations import conversation_geometry, plan_conversations
 from quantprobe.errors import EngineError, InputError
 from quantprobe.probes.items import TaskProbe
 from quantprobe.probes.text import TextProbe
@@ -120,6 +121,9 @@ def _plan(
 ) -> tuple[Geometry, Iterator[Step]]:
     if isinstance(probe, TaskProbe):
         return _plan_task(model, probe, done)
+    if probe.own is not None:
+        geometry = conversation_geometry(probe, model.settings, model.n_vocab, model.is_recurrent)
+        return geometry, plan_conversations(probe, geometry, done)
     if llama_geometry:
         geometry = llama_perplexity_geometry(probe, model.settings)
     else:

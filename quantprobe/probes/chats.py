@@ -11,16 +11,10 @@ import numpy as np
 from quantprobe.arrays import BoolArray, Int32Array, Int64Array
 from quantprobe.errors import InputError
 from quantprobe.probes.chat import ChatTemplate
-from quantprobe.probes.conversations import ASSISTANT, Conversation
-from quantprobe.probes.text import TextProbe, Windows
+from quantprobe.probes.conversations import Conversation
+from quantprobe.probes.scores import ALL, ASSISTANT, SCORES
+from quantprobe.probes.text import Cut, TextProbe, ragged_probe
 from quantprobe.probes.turns import RenderedChat, Turn, render_chat
-
-ALL = "all"
-SCORES = (ASSISTANT, ALL)
-"""Whose tokens are scored."""
-
-MAX_CELLS = 1 << 28
-"""Most tokens of a probe, every window counted as long as the longest: 1 GB in memory."""
 
 _BLANK = b" \t\r\n"
 
@@ -41,20 +35,6 @@ class Vocabulary(Protocol):
 
     def ends_generation(self, token: int) -> bool:
         """Whether a model that says this token has said all of its turn."""
-
-
-@dataclass(frozen=True)
-class CutChats:
-    """What of a file of chats is not measured."""
-
-    n_conversations: int
-    n_shortened: int
-    """Conversations that lost turns at their end, `n_turns` in all."""
-    n_turns: int
-    n_left_out: int
-    """Conversations of which nothing is left: no turn of the assistant's ends within the window."""
-    longest: int
-    """Tokens of the longest conversation."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +67,8 @@ def chat_probe(
     n_ctx: int,
     n_chunks: int | None = None,
     score: str = ASSISTANT,
-) -> tuple[TextProbe, CutChats]:
-    """The windows of a file of chats, and what was cut: turns at the end of conversations longer than `n_ctx` tokens.
+) -> TextProbe:
+    """The windows of a file of chats. Cut are turns at the end of conversations longer than `n_ctx` tokens.
 
     A conversation is cut only behind a turn of the assistant's; without one that ends within the window, or without any
     scored token, it is left out. At most `n_chunks` windows are taken (None: all). With `score` `all` every token but
@@ -113,35 +93,40 @@ def chat_probe(
         n_shortened += n_cut > 0
         n_turns += n_cut
         kept.append((window, conversation.category))
-    counts = CutChats(n_read, n_shortened, n_turns, n_left_out, longest)
+    counts = Cut(n_read, n_shortened, n_turns, n_left_out, longest)
     if not kept:
         raise InputError(_nothing_left(name, counts, n_ctx))
-    return _probe(name, kept, score), counts
-
-
-def _nothing_left(name: str, counts: CutChats, n_ctx: int) -> str:
-    if counts.longest <= n_ctx:
-        return f"the chats {name!r} hold no turn of the assistant's to score; give --score all to score every token"
-    return (
-        f"none of the {counts.n_conversations} conversations of {name!r} has a turn of the assistant's that ends "
-        f"within {n_ctx} tokens (the longest conversation has {counts.longest}); use a larger --ctx-size"
+    return ragged_probe(
+        name,
+        [window.tokens for window, _ in kept],
+        # the row at a position predicts the token behind it
+        [np.append(window.scored[1:], False) for window, _ in kept],
+        [category for _, category in kept],
+        score,
+        counts,
     )
 
 
-def _probe(name: str, kept: Sequence[tuple[TokenizedChat, str]], score: str) -> TextProbe:
-    lengths = np.array([len(window.tokens) for window, _ in kept], dtype=np.int32)
-    shape = len(kept), int(lengths.max())
-    if shape[0] * shape[1] > MAX_CELLS:
-        raise InputError(
-            f"the chats {name!r} are {shape[0]:,} conversations of up to {shape[1]:,} tokens, more than fit into "
-            "memory; give fewer with --chunks, or split the file"
-        )
-    tokens, scored = np.zeros(shape, np.int32), np.zeros(shape, np.bool_)
-    for i, (window, _) in enumerate(kept):
-        tokens[i, : lengths[i]] = window.tokens
-        # the row at a position predicts the token behind it
-        scored[i, : lengths[i] - 1] = window.scored[1:]
-    return TextProbe(name, tokens, None, Windows(lengths, scored, tuple(category for _, category in kept), score))
+def cut_words(cut: Cut, n_ctx: int) -> str:
+    """What was cut, for people; empty where nothing was."""
+    parts = []
+    if cut.n_shortened:
+        turns = f"{cut.n_turns:,} turn{'s' * (cut.n_turns != 1)} of the assistant's"
+        parts.append(f"{cut.n_shortened:,} lost {turns} at their end")
+    if cut.n_left_out:
+        parts.append(f"{cut.n_left_out:,} are left out, as no turn of the assistant's ends within {n_ctx:,} tokens")
+    if not parts:
+        return ""
+    return f"of {cut.n_read:,} conversations {' and '.join(parts)} (the longest has {cut.longest:,} tokens)"
+
+
+def _nothing_left(name: str, counts: Cut, n_ctx: int) -> str:
+    if counts.longest <= n_ctx:
+        return f"the chats {name!r} hold no turn of the assistant's to score; give --score all to score every token"
+    return (
+        f"none of the {counts.n_read} conversations of {name!r} has a turn of the assistant's that ends "
+        f"within {n_ctx} tokens (the longest conversation has {counts.longest}); use a larger --ctx-size"
+    )
 
 
 def _located(

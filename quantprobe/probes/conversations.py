@@ -24,7 +24,6 @@ MAX_CATEGORY = 100
 """Most characters of a category's name."""
 MAX_CATEGORIES = 200
 
-ASSISTANT = "assistant"
 _FORM = 'each line is one JSON object such as {"messages": [{"role": "user", "content": "..."}, ...]}'
 
 

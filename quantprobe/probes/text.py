@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,24 @@ import numpy as np
 
 from quantprobe.arrays import BoolArray, Int32Array, Int64Array
 from quantprobe.errors import InputError
+
+MAX_CELLS = 1 << 28
+"""Most tokens of windows of their own lengths, each counted as long as the longest: 1 GB in memory."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What of a file of conversations is measured, and what is not."""
+
+    n_read: int = 0
+    """Conversations that were read."""
+    n_shortened: int = 0
+    """Conversations that lost turns of the assistant's at their end, `n_turns` in all."""
+    n_turns: int = 0
+    n_left_out: int = 0
+    """Conversations of which nothing is left: no turn of the assistant's ends within the window."""
+    longest: int = 0
+    """Tokens of the longest conversation."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +42,9 @@ class Windows:
     categories: tuple[str, ...]
     """What each window is counted under; empty: none. No part of the digest."""
     score: str
-    """Whose tokens are scored, one of `quantprobe.probes.chats.SCORES`, for people to read. No part of the digest."""
+    """Whose tokens are scored, one of `quantprobe.probes.scores.SCORES`. No part of the digest."""
+    cut: Cut
+    """No part of the digest."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +145,34 @@ class TextProbe:
 
 def _chosen(own: Windows, windows: Int64Array) -> Windows:
     categories = tuple(own.categories[window] for window in windows)
-    return Windows(own.lengths[windows], own.scored[windows], categories, own.score)
+    return replace(own, lengths=own.lengths[windows], scored=own.scored[windows], categories=categories)
+
+
+def ragged_probe(
+    name: str,
+    windows: Sequence[Int32Array],
+    scored: Sequence[BoolArray],
+    categories: Sequence[str],
+    score: str,
+    cut: Cut | None = None,
+) -> TextProbe:
+    """Windows of their own lengths; `scored` says of each position whether its prediction is a row.
+
+    Raises `InputError` for a window of one token or without a row, and where they are too many to lie in memory padded.
+    """
+    lengths = np.array([len(window) for window in windows], np.int32)
+    if len(lengths) == 0 or lengths.min() < 2 or not all(mask[:-1].any() and not mask[-1] for mask in scored):
+        raise InputError(f"{name!r} has a window without a scored token")
+    shape = len(lengths), int(lengths.max())
+    if shape[0] * shape[1] > MAX_CELLS:
+        raise InputError(
+            f"the chats {name!r} are {shape[0]:,} conversations of up to {shape[1]:,} tokens, more than fit into "
+            "memory; give fewer with --chunks, or split the file"
+        )
+    tokens, rows = np.zeros(shape, np.int32), np.zeros(shape, np.bool_)
+    for i, length in enumerate(lengths):
+        tokens[i, :length], rows[i, :length] = windows[i], scored[i]
+    return TextProbe(name, tokens, None, Windows(lengths, rows, tuple(categories), score, cut or Cut()))
 
 
 def read_text(path: Path) -> str:

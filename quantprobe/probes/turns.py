@@ -9,7 +9,8 @@ from typing import Any
 
 from quantprobe.errors import InputError
 from quantprobe.probes.chat import ChatTemplate
-from quantprobe.probes.conversations import ASSISTANT, Conversation, Message, with_arguments
+from quantprobe.probes.conversations import Conversation, Message, with_arguments
+from quantprobe.probes.scores import ASSISTANT
 
 Render = Callable[[Sequence[Message], bool], str]
 

@@ -142,7 +142,7 @@ def _capture(wanted: Wanted, progress: Progress, n_quants: int) -> Capture:
 def _make_probes(model: Model, wanted: Wanted, finished: CaptureMeta | None, progress: Progress) -> list[Probe]:
     prepared, missing = wanted.prepared, wanted.missing(finished)
     probes: list[Probe] = [
-        make_text_probe(model, text, prepared.inputs) for text in prepared.texts if text.name in missing
+        make_text_probe(model, text, prepared.inputs, progress) for text in prepared.texts if text.name in missing
     ]
     probes += [make_task_probe(model, task, progress) for task in prepared.tasks if task.given.name in missing]
     return probes

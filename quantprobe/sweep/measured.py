@@ -58,7 +58,8 @@ class MeasuredText:
 
     def keep_whole(self) -> None:
         """Take for decoded the windows whose rows are all there."""
-        self.decoded |= self.there.reshape(self.probe.n_windows, -1).all(axis=1)
+        counts = self.probe.row_counts()
+        self.decoded |= np.logical_and.reduceat(self.there, np.cumsum(counts) - counts)
 
     def missing(self) -> Int64Array:
         """The windows that are not decoded yet."""
@@ -70,7 +71,7 @@ class MeasuredText:
         if arrays is None:
             return
         decoded = np.isin(np.arange(self.probe.n_windows), arrays["windows"])
-        rows = np.repeat(decoded, self.probe.rows_per_window)
+        rows = np.repeat(decoded, self.probe.row_counts())
         if int(rows.sum()) != len(arrays["windows"]):
             return
         for name in self.stored:
@@ -91,7 +92,7 @@ class MeasuredText:
         return plain(self.summary())
 
     def _there(self) -> tuple[NDArray[Any], Int32Array]:
-        kept = np.repeat(self.decoded, self.probe.rows_per_window)
+        kept = np.repeat(self.decoded, self.probe.row_counts())
         return self.rows[kept], self.probe.windows()[kept]
 
 

@@ -145,7 +145,7 @@ class Measuring:
     def _n_tokens(self, probe: Probe) -> int:
         """Tokens that a model decodes for a probe; at most so many where an imported capture does not tell."""
         n_tokens = self.capture.entry(probe.name).n_tokens
-        return n_tokens or (int(probe.tokens.size) if isinstance(probe, TextProbe) else n_naive_tokens(probe))
+        return n_tokens or (probe.n_tokens if isinstance(probe, TextProbe) else n_naive_tokens(probe))
 
     def rows_path(self, quant: ModelIdentity, probe: Probe) -> Path:
         """Where what was measured of a quant on a probe is kept."""

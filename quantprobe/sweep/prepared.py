@@ -10,7 +10,7 @@ from typing import Any
 from quantprobe.capture.meta import OF_PROBES
 from quantprobe.gguf.model import ModelInfo
 from quantprobe.settings import Settings, moves_logits
-from quantprobe.sweep.inputs import Inputs, Progress, ReadText, identify, read_measurable, read_texts
+from quantprobe.sweep.inputs import Inputs, Progress, ReadText, chat_template, identify, read_measurable, read_texts
 from quantprobe.sweep.recorded import digest, record_settings
 from quantprobe.sweep.tasks import ReadTask, check_chat, read_tasks
 
@@ -35,7 +35,14 @@ class Prepared:
     def _text_sources(self) -> dict[str, str]:
         cut = {"n_chunks": self.inputs.n_chunks, "parse_special": self.inputs.parse_special}
         whole = cut == {"n_chunks": None, "parse_special": False}
-        return {text.name: text.sha256 if whole else digest({"text": text.sha256, **cut}) for text in self.texts}
+        found = {text.name: text.sha256 if whole else digest({"text": text.sha256, **cut}) for text in self.texts}
+        # with the template, which the base's digest covers, the score says what a conversation is measured on
+        chats = {
+            text.name: digest({"chats": text.sha256, "n_chunks": self.inputs.n_chunks, "score": self.inputs.score})
+            for text in self.texts
+            if text.conversations
+        }
+        return found | chats
 
     def _task_sources(self) -> dict[str, str]:
         return {task.given.name: task.sha256 for task in self.tasks}
@@ -48,6 +55,7 @@ class Prepared:
             "n_chunks": self.inputs.n_chunks,
             "parse_special": self.inputs.parse_special,
             "tasks": self._task_sources(),
+            **({"score": self.inputs.score} if any(text.conversations for text in self.texts) else {}),
         }
 
     def key(self, kind: str | None) -> str:
@@ -63,4 +71,7 @@ def prepare(base: Path, inputs: Inputs, settings: Settings, progress: Progress) 
     texts, tasks = read_texts(inputs), read_tasks(inputs, progress)
     for task in tasks:
         check_chat(task, info)
+    for text in texts:
+        if text.conversations:
+            chat_template(text, info)
     return Prepared(identify(info, progress), inputs, settings, tuple(texts), tuple(tasks))

@@ -198,7 +198,7 @@ def test_a_template_that_hides_who_speaks_is_refused() -> None:
         InputError, match=r"the chats 'c', line 1: the chat template writes .* --score all needs no turns"
     ):
         chat_probe("c", [conversation(TURNS)], template, vocabulary, 64)
-    probe, _ = chat_probe("c", [conversation(TURNS)], template, vocabulary, 64, score="all")
+    probe = chat_probe("c", [conversation(TURNS)], template, vocabulary, 64, score="all")
     assert probe.n_rows == int(probe.lengths()[0]) - 1
 
 
@@ -226,13 +226,15 @@ def test_a_space_that_the_tokenizer_puts_before_a_word() -> None:
 def test_cut_at_turns() -> None:
     template, vocabulary = prepared(TEMPLATES["llama3"])
     chats = [conversation(TURNS, category="a"), conversation(TURNS[:2]), conversation(TURNS[:1], category="b")]
-    whole, counts = chat_probe("c", chats, template, vocabulary, 1000)
-    assert (counts.n_conversations, counts.n_shortened, counts.n_turns, counts.n_left_out) == (3, 0, 0, 1)
+    whole = chat_probe("c", chats, template, vocabulary, 1000)
+    counts = whole.own.cut
+    assert (counts.n_read, counts.n_shortened, counts.n_turns, counts.n_left_out) == (3, 0, 0, 1)
     assert whole.categories() == ("a", "")
     first, second, third = np.flatnonzero(np.diff(np.append(whole.own.scored[0], False).astype(int)) == -1) + 2
     assert whole.lengths().tolist() == [third, first]
     for n_ctx, n, n_turns in ((third, third, 0), (third - 1, second, 1), (second - 1, first, 2)):
-        probe, counts = chat_probe("c", chats, template, vocabulary, int(n_ctx))
+        probe = chat_probe("c", chats, template, vocabulary, int(n_ctx))
+        counts = probe.own.cut
         assert probe.lengths()[0] == n
         assert np.array_equal(probe.tokens[0, :n], whole.tokens[0, :n])
         assert (counts.n_turns, counts.n_shortened, counts.longest) == (n_turns, n_turns > 0, third)
@@ -241,18 +243,16 @@ def test_cut_at_turns() -> None:
         chat_probe("c", chats, template, vocabulary, int(first) - 1)
     with pytest.raises(InputError, match="no turn of the assistant's to score"):
         chat_probe("c", chats[2:], template, vocabulary, 1000)
-    one, counts = chat_probe("c", chats, template, vocabulary, 1000, n_chunks=1)
-    assert (one.n_windows, counts.n_conversations) == (1, 1)
-    everything, counts = chat_probe("c", chats, template, vocabulary, int(third) - 1, score="all")
+    one = chat_probe("c", chats, template, vocabulary, 1000, n_chunks=1)
+    assert (one.n_windows, one.own.cut.n_read) == (1, 1)
+    everything = chat_probe("c", chats, template, vocabulary, int(third) - 1, score="all")
     assert everything.lengths().tolist()[:2] == [second, first]
     assert everything.row_counts().tolist()[:2] == [second - 1, first - 1]
 
 
 def test_targets_are_what_the_rows_predict() -> None:
     template, vocabulary = prepared(TEMPLATES["chatml"])
-    probe, _ = chat_probe(
-        "c", [conversation(TURNS), conversation(TOOL_TURNS, tools=[TOOL])], template, vocabulary, 1000
-    )
+    probe = chat_probe("c", [conversation(TURNS), conversation(TOOL_TURNS, tools=[TOOL])], template, vocabulary, 1000)
     pieces = [vocabulary.piece_bytes(token).decode() for token in probe.targets()]
     said = "".join("".join(re.findall("«(.*?)»", MARKED["chatml"], re.DOTALL)))
     said += "".join(re.findall("«(.*?)»", MARKED_TOOLS["chatml"], re.DOTALL))
