@@ -19,7 +19,7 @@ from quantprobe.probes.task import count_cases
 from quantprobe.run.compare import require_comparable, setting_differences
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.questions import write_task_questions
-from quantprobe.run.results import NullControl, Results, TaskFacts, write_results
+from quantprobe.run.results import NullControl, Results, TaskFacts, TextFacts, write_results
 from quantprobe.settings import EQUIVALENCE_MARGIN, Settings
 from quantprobe.stats.llama_summary import LlamaStatistics
 from quantprobe.sweep.deciding import Budget, DecidePlan
@@ -110,6 +110,7 @@ def compare_quants(
                 "equivalence_margin": margin, "decide": any(quant.drawn for quant in judged), "precision": precision,
             },
             null_control=null_control(capture, used),
+            texts=text_facts(capture, used),
             tasks=tasks,
             quants=judged,
         )  # fmt: skip
@@ -173,6 +174,12 @@ def task_facts(capture: Capture, groupings: Mapping[str, str]) -> dict[str, Task
                 grouping=groupings.get(entry.name, probe.grouping),
             )
     return facts
+
+
+def text_facts(capture: Capture, names: Container[str]) -> dict[str, TextFacts]:
+    """What the capture knows of those of its texts that are conversations."""
+    probes = [capture.text_probe(e.name) for e in capture.meta.probes if e.kind == "text" and e.name in names]
+    return {one.name: TextFacts(score=one.own.score, **vars(one.own.cut)) for one in probes if one.own is not None}
 
 
 def write_questions(capture: Capture, run: RunFolder, tasks: Mapping[str, TaskFacts]) -> None:

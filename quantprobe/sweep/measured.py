@@ -85,11 +85,13 @@ class MeasuredText:
 
     def summary(self) -> TextSummary:
         """The summary of the windows that are there."""
-        return summarise_text(*self._there())
+        return summarise_text(*self._there(), categories=self.probe.categories())
 
     def null_control(self) -> Any:
         self.decoded[:] = True
-        return plain(self.summary())
+        numbers: dict[str, Any] = plain(summarise_text(*self._there()))
+        del numbers["by_category"]
+        return numbers
 
     def _there(self) -> tuple[NDArray[Any], Int32Array]:
         kept = np.repeat(self.decoded, self.probe.row_counts())
