@@ -82,6 +82,7 @@ def test_nothing_to_measure_gives_null_and_not_zero(n_rows):
     summary = asdict(summarise_text(np.zeros(n_rows, ROW_DTYPE), np.zeros(n_rows, np.int32)))
     assert (summary.pop("n_rows"), summary.pop("n_nonfinite")) == (0, n_rows)
     assert (summary.pop("token_drops"), summary.pop("token_leapfrogs")) == (0, 0)
+    assert summary.pop("by_category") == {}
     for name, value in summary.items():
         assert (value["value"] if isinstance(value, dict) else value) is None, name
 

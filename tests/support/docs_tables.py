@@ -27,6 +27,7 @@ from quantprobe.run.results import (
     QuantFiles,
     Results,
     TaskFacts,
+    TextFacts,
     results_schema,
 )
 from quantprobe.stats.estimates import Estimate
@@ -39,7 +40,19 @@ PAGE = DOCS / "formats.md"
 SCHEMA = DOCS / "results.schema.json"
 
 RESULTS_RECORDS = (
-    *(Results, ModelIdentity, NullControl, NullText, NullTask, TaskFacts, Quant, ImatrixInfo, Drawn, QuantFiles),
+    *(
+        Results,
+        ModelIdentity,
+        NullControl,
+        NullText,
+        NullTask,
+        TextFacts,
+        TaskFacts,
+        Quant,
+        ImatrixInfo,
+        Drawn,
+        QuantFiles,
+    ),
     *(Estimate, TextSummary, TaskSummary, GroupSummary),
 )
 CAPTURE_RECORDS = (CaptureMeta, ProbeEntry, FileEntry, HeadReference)
@@ -77,6 +90,7 @@ MEANINGS: Mapping[str, str] = {
     "NullTask.n_rows": "rows that were compared",
     "NullTask.kld_max": "nats",
     "TaskFacts.rule": "scoring rule (docs/metrics.md), or the metric of another program",
+    "TextFacts.n_turns": "of the assistant's, cut off",
     "TaskFacts.template": "what made the prompts",
     "TaskFacts.n_items": "questions",
     "Quant.imatrix": "the importance matrix that the file names",
