@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from quantprobe.run.cohort import Cohort, read_cohort
-from quantprobe.run.folder import RunFolder
 from quantprobe.run.items import PairedAnswers
 from quantprobe.run.numbers import Number, cohort_numbers
 from quantprobe.run.results import Quant
@@ -108,12 +107,11 @@ def measure(quant: AnyPath, *, capture: AnyPath, run: AnyPath, base_model: AnyPa
 
     Finished work is recognised by content hash. Raises `QuantprobeError` subclasses for files that do not fit.
     """
-    from quantprobe.run.results import write_results
     from quantprobe.sweep import captured_settings, compare_quants
     from quantprobe.sweep.inputs import SILENT
 
     source = Path(capture)
-    outcome = compare_quants(
+    compare_quants(
         source,
         [Path(quant)],
         captured_settings(source, {}),
@@ -121,5 +119,4 @@ def measure(quant: AnyPath, *, capture: AnyPath, run: AnyPath, base_model: AnyPa
         SILENT,
         base_model=None if base_model is None else Path(base_model),
     )
-    write_results(outcome.results, RunFolder(Path(run)))
     return open_run(run)

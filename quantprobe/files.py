@@ -20,12 +20,15 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn any `OSError` of the block into an `InputError` with the file, the cause and the next step."""
+def writing(path: Path, n_needed: int = 0) -> Iterator[None]:
+    """Turn any `OSError` of the block into an `InputError` with the file, the cause and the next step.
+
+    `n_needed` is how many bytes more the whole work takes there, to be told if the disk is full.
+    """
     try:
         yield
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}; {_next_step(error)}") from error
+        raise InputError(f"cannot write {path}: {error.strerror or error}; {_next_step(error, n_needed)}") from error
 
 
 @contextmanager
@@ -41,9 +44,10 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _next_step(error: OSError) -> str:
+def _next_step(error: OSError, n_needed: int) -> str:
     if error.errno in _FULL:
-        return "free some space or choose a folder on another disk, then start again"
+        space = f"at least {n_needed / 1e9:.2f} GB" if n_needed >= 5e6 else "some space"
+        return f"free {space} or choose a folder on another disk, then start again"
     if error.errno in _FORBIDDEN:
         return "choose a folder where you may write"
     return "check the disk, or choose another folder"

@@ -265,6 +265,7 @@ FACTS: Mapping[str, bool] = {
     "tasks": True,
     "n_chunks": True,
     "parse_special": True,
+    "score": False,  # what it says is in the digest of each file of chats
     "devices": False,
     "quantprobe_version": False,
     "llama_cpp_python_version": False,

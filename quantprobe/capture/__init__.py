@@ -1,6 +1,6 @@
 """The base on disk: files only, no inference.
 
-A capture is a folder, `NAME.qpc/` (`NAME.qpc.partial/` until it is whole):
+A capture is a folder, `NAME.qpc/` (`NAME.qpc.partial/` until it is whole), to which probes can be added:
 
 * `meta.json`: format version, kind of rows, base, settings, head, and one entry a probe with size and SHA-256 of its
   files; its own `sha256` is over all the rest, as JSON with sorted keys and no white space.

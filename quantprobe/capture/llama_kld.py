@@ -20,10 +20,11 @@ from numba import njit, prange
 from quantprobe.arrays import Float32Array, Int32Array, UInt16Array
 from quantprobe.capture.meta import JsonValue, record_width
 from quantprobe.capture.store import Capture
-from quantprobe.capture.writer import CaptureWriter
-from quantprobe.errors import FileFormatError, MismatchError
+from quantprobe.capture.writer import CaptureWriter, lock_file
+from quantprobe.errors import FileFormatError, InputError, MismatchError
 from quantprobe.files import reading, sync_file, sync_folder, writing
 from quantprobe.gguf.model import ModelIdentity
+from quantprobe.locks import try_lock
 from quantprobe.probes.text import TextProbe
 
 MAGIC = b"_logits_"
@@ -128,7 +129,8 @@ def import_kld(
     `base` and `bos` say what the file does not: which model wrote it, and which token replaced the first of every
     window (None: none). `name` becomes the name of the text probe.
 
-    Raises `FileFormatError` for a damaged file, `MismatchError` if its vocabulary is not that of the base.
+    Raises `FileFormatError` for a damaged file, `MismatchError` if its vocabulary is not that of the base, `InputError`
+    if `out` is there already or another process is making it.
     """
     source = LlamaKldFile.open(path)
     if source.n_vocab != base.n_vocab:
@@ -137,6 +139,18 @@ def import_kld(
             "give the model that the file was written with"
         )
     probe = TextProbe(name, source.tokens(), bos)
+    lock = try_lock(lock_file(out))
+    if lock is None:
+        raise InputError(f"another process is writing {out}; wait for it, or choose another name for the capture")
+    with lock:
+        if out.exists():
+            raise InputError(f"{out} exists already; delete it or choose another name for the capture")
+        return _write_import(source, probe, out, base, settings)
+
+
+def _write_import(
+    source: LlamaKldFile, probe: TextProbe, out: Path, base: ModelIdentity, settings: Mapping[str, JsonValue]
+) -> Capture:
     width = record_width(source.n_vocab)
     n_piece = max(1, _PIECE_BYTES // (2 * width))
     with CaptureWriter.create(out, base, settings, "llama_kld") as writer:
@@ -145,7 +159,7 @@ def import_kld(
             records = source.records()
             for low in range(0, source.n_rows, n_piece):
                 piece = np.asarray(records[low : low + n_piece])
-                _check_records(path, low, piece)
+                _check_records(source.path, low, piece)
                 rows.write(np.arange(low, low + len(piece), dtype=np.int64), piece)
             rows.finish()
         return writer.finish()

@@ -9,9 +9,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from quantprobe.gguf.model import ModelIdentity
+from quantprobe.run.compare import OF_TEXTS, PROBES, setting_differences
 
 FORMAT_VERSION = 1
 JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
+
+OF_PROBES = frozenset((*PROBES, *OF_TEXTS))
+"""Settings that say what was captured, not how."""
 
 ROW_DTYPES: Mapping[str, np.dtype[Any]] = {
     "float16": np.dtype("<f2"),
@@ -42,7 +46,7 @@ class FileEntry:
 class HeadReference:
     """The output matrix that turns hidden rows into logits, by digest and place.
 
-    `sha256` and `bias` are filled when the capture is finished.
+    `sha256` and `bias` are filled when the head is entered into the capture.
     """
 
     tensor: str
@@ -62,6 +66,10 @@ class HeadReference:
     bias: FileEntry | None = None
     device: str | None = None
     """llama.cpp's name of the device on which the product gave the base's logits back; None in older captures."""
+    row_dtype: str = ""
+    """The type of rows that the self-check chose; empty in captures made before this was kept."""
+    exact: bool = False
+    """Whether the product gave the logits of the self-check bit for bit."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,8 @@ class ProbeEntry:
     null_control: JsonValue = None
     n_tokens: int = 0
     """Tokens that were decoded to have these rows; 0 where nobody told (an imported base file)."""
+    source: str = ""
+    """Digest of the text or questions that the probe was made from; empty where nobody told."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,8 @@ class CaptureMeta:
     kind: str
     base: ModelIdentity
     settings: Mapping[str, JsonValue]
-    """Everything that can change a number; two runs are comparable only where they are equal."""
+    """Everything that can change a number; two runs are comparable only where they are equal. `texts` and `tasks` are
+    the sources of the probes by name."""
     head: HeadReference | None
     probes: tuple[ProbeEntry, ...]
 
@@ -110,6 +121,18 @@ class CaptureMeta:
         if self.head is not None and self.head.bias is not None:
             files.append(("output bias", self.head.bias))
         return files
+
+    def fits(self, other: CaptureMeta) -> bool:
+        """Whether the rows of both would be the same: the same base and the same settings that move logits.
+
+        What was captured (`texts`, `tasks` and how they were cut) is each probe's own matter.
+        """
+        return self.base.sha256 == other.base.sha256 and not self.differences(other)
+
+    def differences(self, other: CaptureMeta) -> list[str]:
+        """Names of the settings that move logits and differ, sorted; what only one of both knows is not among them."""
+        found = setting_differences(self.settings, other.settings)
+        return sorted({each.name.split(".")[0] for each in found if each.moves_logits} - OF_PROBES)
 
 
 def record_width(n_vocab: int) -> int:

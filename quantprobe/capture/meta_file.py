@@ -26,6 +26,8 @@ from quantprobe.files import reading
 from quantprobe.gguf.model import ModelIdentity
 
 META_FILE = "meta.json"
+PENDING_FILE = "pending.json"
+"""The meta.json of a finished capture that is being extended, until it takes the other's place."""
 
 _FILE_NAME = re.compile(r"[0-9]{2,9}-[A-Za-z0-9._-]{1,60}\.(?:rows|probe)|head\.bin|head_bias\.bin")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -37,12 +39,12 @@ def dump_meta(meta: CaptureMeta, complete: bool) -> bytes:
     return json.dumps({"sha256": _digest(content), **content}, indent=1, allow_nan=False).encode("ascii")
 
 
-def load_meta(folder: Path, allow_partial: bool = False) -> tuple[CaptureMeta, str]:
+def load_meta(folder: Path, name: str = META_FILE, allow_partial: bool = False) -> tuple[CaptureMeta, str]:
     """Read and check `folder/meta.json`; returns it with its digest.
 
     Raises `FileFormatError` if it is missing, damaged, of another version, or (without `allow_partial`) not complete.
     """
-    path = folder / META_FILE
+    path = folder / name
     with reading(path):
         data = path.read_bytes()
     try:
@@ -137,7 +139,8 @@ def _read_meta(fields: _Fields) -> CaptureMeta:
     if kind not in KINDS:
         fields.fail(f"a kind of capture ({', '.join(KINDS)})", kind)
     base = _read_base(fields.inner("base"))
-    probes = tuple(_read_probe(each, kind, base.n_vocab or 0) for each in fields.each("probes"))
+    settings = fields.inner("settings").content
+    probes = tuple(_read_probe(each, kind, base.n_vocab or 0, settings) for each in fields.each("probes"))
     names = [entry.name for entry in probes]
     if len(set(names)) != len(names):
         fields.fail("probes with different names", names)
@@ -146,7 +149,7 @@ def _read_meta(fields: _Fields) -> CaptureMeta:
         format_version=fields.count("format_version"),
         kind=kind,
         base=base,
-        settings=fields.inner("settings").content,
+        settings=settings,
         head=head,
         probes=probes,
     )
@@ -173,7 +176,11 @@ def _read_file(fields: _Fields) -> FileEntry:
     return FileEntry(name, fields.count("n_bytes"), fields.sha256("sha256"))
 
 
-def _read_probe(fields: _Fields, kind: str, n_vocab: int) -> ProbeEntry:
+def _read_probe(fields: _Fields, kind: str, n_vocab: int, settings: Mapping[str, Any]) -> ProbeEntry:
+    source = fields.content.get("source")
+    if source is None:  # captures made before the probe itself named it
+        sources = settings.get(f"{fields.text('kind')}s")
+        source = sources.get(fields.text("name")) if isinstance(sources, dict) else None
     entry = ProbeEntry(
         name=fields.text("name"),
         kind=fields.text("kind"),
@@ -185,6 +192,7 @@ def _read_probe(fields: _Fields, kind: str, n_vocab: int) -> ProbeEntry:
         rows=_read_file(fields.inner("rows")),
         null_control=fields.get("null_control"),
         n_tokens=fields.count("n_tokens"),
+        source=source if isinstance(source, str) else "",
     )
     fault = find_row_fault(kind, entry.row_dtype, entry.row_width, n_vocab)
     if fault is not None:
@@ -215,4 +223,6 @@ def _read_head(fields: _Fields) -> HeadReference:
         device=fields.text("device") if fields.content.get("device") is not None else None,
         sha256=fields.sha256("sha256"),
         bias=None if fields.get("bias") is None else _read_file(fields.inner("bias")),
+        row_dtype=fields.text("row_dtype") if "row_dtype" in fields.content else "",
+        exact="exact" in fields.content and fields.flag("exact"),
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,7 +17,7 @@ from quantprobe.capture.meta import ProbeEntry
 from quantprobe.errors import FileFormatError, InputError
 from quantprobe.probes.grouping import UNGROUPED, check_grouping
 from quantprobe.probes.items import ChoiceItem, TaskProbe
-from quantprobe.probes.text import TextProbe
+from quantprobe.probes.text import Cut, TextProbe, Windows, ragged_probe
 
 Probe: TypeAlias = TextProbe | TaskProbe
 
@@ -34,7 +35,9 @@ def encode_probe(probe: Probe) -> bytes:
     header: dict[str, Any]
     if isinstance(probe, TextProbe):
         header = {"name": probe.name, "bos": probe.bos, "n_ctx": probe.n_ctx}
-        sequences = [probe.tokens.reshape(-1)]
+        if probe.own is not None:
+            header["own"] = _own_header(probe.own)
+        sequences = [window[:length] for window, length in zip(probe.tokens, probe.lengths(), strict=True)]
     else:
         items = [_item_header(item) for item in probe.items]
         header = {"name": probe.name, "rule": probe.rule, "template": probe.template, "n_left_out": probe.n_left_out}
@@ -43,6 +46,36 @@ def encode_probe(probe: Probe) -> bytes:
         sequences = [tokens for item in probe.items for tokens in (item.prefix, *item.branches)]
     tokens = np.concatenate(sequences) if sequences else np.empty(0, np.int32)
     return json.dumps(header).encode("ascii") + b"\n" + tokens.astype("<i4").tobytes()
+
+
+def _own_header(own: Windows) -> dict[str, Any]:
+    """Lengths, and the scored positions of each window as pairs of begin and end."""
+    edges = [np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]))).reshape(-1, 2) for mask in own.scored]
+    return {
+        "lengths": own.lengths.tolist(),
+        "scored": [pairs.tolist() for pairs in edges],
+        "categories": own.categories,
+        "score": own.score,
+        "cut": asdict(own.cut),
+    }
+
+
+def _ragged(header: dict[str, Any], tokens: Int32Array) -> TextProbe:
+    own = header["own"]
+    lengths = [int(length) for length in own["lengths"]]
+    if sum(lengths) != len(tokens) or min(lengths, default=0) < 2:
+        raise ValueError(f"{len(tokens)} tokens where its windows have {sum(lengths)}")
+    masks = []
+    for length, pairs in zip(lengths, own["scored"], strict=True):
+        mask = np.zeros(length, np.bool_)
+        for begin, end in pairs:
+            mask[begin:end] = True
+        masks.append(mask)
+    categories = tuple(str(category) for category in own["categories"])
+    if len(categories) != len(lengths):
+        raise ValueError(f"{len(categories)} categories for {len(lengths)} windows")
+    windows = np.split(tokens, np.cumsum(lengths)[:-1])
+    return ragged_probe(header["name"], windows, masks, categories, own["score"], Cut(**own["cut"]))
 
 
 def _item_header(item: ChoiceItem) -> dict[str, Any]:
@@ -64,8 +97,11 @@ def decode_text(data: bytes, entry: ProbeEntry, where: str) -> TextProbe:
     """The text probe in `data`. Raises `FileFormatError`, naming `where`, if it is not the one of `entry`."""
     try:
         header, tokens = _split(data)
-        probe = TextProbe(header["name"], tokens.reshape(-1, header["n_ctx"]), header["bos"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        if "own" in header:
+            probe = _ragged(header, tokens)
+        else:
+            probe = TextProbe(header["name"], tokens.reshape(-1, header["n_ctx"]), header["bos"])
+    except (InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(where, str(error)) from error
     _check(probe, entry, where)
     return probe

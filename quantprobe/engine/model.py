@@ -113,9 +113,24 @@ class Model:
 
     def piece(self, token: int) -> str:
         """The text of a token, special tokens by their names."""
-        buffer = ctypes.create_string_buffer(256)
-        n = int(llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, True))
-        return buffer.raw[: max(n, 0)].decode("utf-8", errors="replace")
+        return self.piece_bytes(token).decode("utf-8", errors="replace")
+
+    def piece_bytes(self, token: int) -> bytes:
+        """The same as UTF-8; a token may hold a part of a character."""
+        n = 256
+        while True:
+            buffer = ctypes.create_string_buffer(n)
+            written = int(llama.llama_token_to_piece(self._vocab, token, buffer, n, 0, True))
+            if written >= 0:
+                return buffer.raw[:written]
+            n = -written
+
+    def is_control(self, token: int) -> bool:
+        return bool(llama.llama_vocab_is_control(self._vocab, token))
+
+    def ends_generation(self, token: int) -> bool:
+        """Whether a model that says this token has said all of its turn."""
+        return bool(llama.llama_vocab_is_eog(self._vocab, token))
 
     def close(self) -> None:
         if self._handle is not None and not _native.has_aborted():

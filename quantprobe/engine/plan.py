@@ -7,13 +7,13 @@ compared in any order; a plan for the same probe and geometry is always the same
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantprobe.arrays import Int32Array, Int64Array
+from quantprobe.arrays import BoolArray, Int32Array, Int64Array
 from quantprobe.errors import InputError
 from quantprobe.probes.text import TextProbe
 from quantprobe.settings import LLAMA_MAX_SEQ, Settings
@@ -110,13 +110,27 @@ def llama_perplexity_geometry(probe: TextProbe, settings: Settings) -> Geometry:
     )
 
 
-def plan_windows(probe: TextProbe, geometry: Geometry) -> Iterator[Step]:
-    """Steps that give every row of a text, in ascending order of row ids."""
+def needed_steps(steps: Iterable[Step], done: BoolArray | None) -> list[Step]:
+    """The steps of one group up to the last that gives a row which is not `done`; all of them where that is None.
+
+    A group begins on memory that does not depend on the groups before it, and each of its steps may read what the
+    earlier ones wrote. So what is decoded gives the bits that it gives in the whole plan.
+    """
+    group = list(steps)
+    if done is None:
+        return group
+    n_needed = max((n for n, step in enumerate(group, 1) if not done[step.row_ids].all()), default=0)
+    return group[:n_needed]
+
+
+def plan_windows(probe: TextProbe, geometry: Geometry, done: BoolArray | None = None) -> Iterator[Step]:
+    """Steps that give every row of a text that is not `done` (`[n_rows]`), in ascending order of row ids."""
     tokens = probe.decoded()
     for begin in range(0, probe.n_windows, geometry.n_seq):
         group = np.arange(begin, min(begin + geometry.n_seq, probe.n_windows))
-        for number, (low, high) in enumerate(_pieces(probe, geometry)):
-            yield _window_step(probe, tokens, group, low, high, clear=number == 0)
+        pieces = enumerate(_pieces(probe, geometry))
+        steps = (_window_step(probe, tokens, group, *ends, clear=number == 0) for number, ends in pieces)
+        yield from needed_steps(steps, done)
 
 
 def _pieces(probe: TextProbe, geometry: Geometry) -> list[tuple[int, int]]:

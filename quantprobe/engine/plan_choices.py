@@ -20,8 +20,8 @@ from itertools import groupby
 
 import numpy as np
 
-from quantprobe.arrays import Int32Array, Int64Array
-from quantprobe.engine.plan import MAX_SEQ, Geometry, Step, block_rows
+from quantprobe.arrays import BoolArray, Int32Array, Int64Array
+from quantprobe.engine.plan import MAX_SEQ, Geometry, Step, block_rows, needed_steps
 from quantprobe.errors import InputError
 from quantprobe.probes.items import ChoiceItem, TaskProbe
 from quantprobe.settings import LLAMA_MAX_SEQ, Settings
@@ -112,31 +112,40 @@ def _llama_geometry(probe: TaskProbe, settings: Settings, n_parallel: int, n_bra
 
 
 def plan_choices(
-    probe: TaskProbe, geometry: Geometry, equal_lengths: bool = False, like_llama: bool = False
+    probe: TaskProbe,
+    geometry: Geometry,
+    equal_lengths: bool = False,
+    like_llama: bool = False,
+    done: BoolArray | None = None,
 ) -> Iterator[Step]:
-    """Steps that give every row of a task.
+    """Steps that give every row of a task that is not `done` (`[n_rows]`).
 
     `equal_lengths` is for recurrent and hybrid models: a batch then holds sequences of one length and fits one
     micro-batch, because llama.cpp would otherwise reorder its rows. `like_llama` makes the batches of llama-perplexity:
     no headers, the last token of every choice decoded.
+
+    A group of questions that is left out changes no bit of the others: the next one begins on empty memory, or behind
+    the header in the cells that the removed sequences have left.
     """
     offsets = probe.offsets()
     runs = [(range(len(probe.items)), 0)] if like_llama else _runs(probe.items)
     for run, n_header in runs:
         header = _Piece(0, 0, probe.items[run[0]].prefix[:n_header], np.full(n_header, -1, dtype=np.int64))
-        if n_header:
-            yield from _steps([header], geometry, equal_lengths, _Memory(clear=True))
+        ahead = list(_steps([header], geometry, equal_lengths, _Memory(clear=True))) if n_header else []
         n_used = 0
         for group in _groups(probe.items, run, n_header, geometry, equal_lengths, like_llama):
             memory = _Memory(clear=not n_header, removes=tuple(range(1, n_used + 1)) if n_header else ())
-            prefixes, branches, n_used = _lay_out(probe.items, offsets, group, n_header, like_llama)
+            prefixes, branches, n_seqs = _lay_out(probe.items, offsets, group, n_header, like_llama)
             if equal_lengths:
-                yield from _copied_steps(prefixes, branches, geometry, memory, n_header)
+                steps = _copied_steps(prefixes, branches, geometry, memory, n_header)
             else:
                 # every question's branches behind its prefix, as llama-perplexity has them
                 pieces = sorted((*prefixes, *branches), key=lambda piece: piece.seq)
-                copies = tuple((0, seq) for seq in range(1, n_used + 1)) if n_header else ()
-                yield from _steps(pieces, geometry, equal_lengths, replace(memory, copies=copies))
+                copies = tuple((0, seq) for seq in range(1, n_seqs + 1)) if n_header else ()
+                steps = _steps(pieces, geometry, equal_lengths, replace(memory, copies=copies))
+            if needed := needed_steps(steps, done):
+                yield from (*ahead, *needed)
+                ahead, n_used = [], n_seqs
 
 
 def _copied_steps(

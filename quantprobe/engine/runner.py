@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 
-from quantprobe.arrays import Float32Array, Int64Array
+from quantprobe.arrays import BoolArray, Float32Array, Int64Array
 from quantprobe.engine.abi import last_errors
 from quantprobe.engine.failures import engine_errors
 from quantprobe.engine.model import Context, Model
 from quantprobe.engine.plan import Geometry, Step, llama_perplexity_geometry, plan_windows, window_geometry
 from quantprobe.engine.plan_choices import choice_geometry, plan_choices
+from quantprobe.engine.plan_conversations import conversation_geometry, plan_conversations
 from quantprobe.errors import EngineError, InputError
 from quantprobe.probes.items import TaskProbe
 from quantprobe.probes.text import TextProbe
@@ -38,8 +39,9 @@ class Block:
     """Tokens decoded since the last block."""
 
 
-def run_blocks(context: Context, steps: Iterable[Step]) -> Generator[Block, None, None]:
-    """Decode step by step; steps without rows give no block, their tokens count into the next one.
+def run_blocks(context: Context, steps: Iterable[Step], done: BoolArray | None = None) -> Generator[Block, None, None]:
+    """Decode step by step; steps without rows, or with none but `done` ones, give no block, and their tokens count into
+    the next one.
 
     The GIL is released while llama.cpp computes. Raises `EngineError` when a decode fails.
     """
@@ -47,7 +49,7 @@ def run_blocks(context: Context, steps: Iterable[Step]) -> Generator[Block, None
     for step in steps:
         _decode(context, step)
         n_tokens += len(step.tokens)
-        if len(step.row_ids) == 0:
+        if len(step.row_ids) == 0 or (done is not None and done[step.row_ids].all()):
             continue
         yield Block(step.row_ids, context.decoder.logits(), _hidden(context, len(step.row_ids)), n_tokens)
         n_tokens = 0
@@ -91,34 +93,48 @@ def _hidden(context: Context, n_rows: int) -> Float32Array | None:
 
 
 def probe_blocks(
-    model: Model, probe: TextProbe | TaskProbe, hidden: bool = False, llama_geometry: bool = False
+    model: Model,
+    probe: TextProbe | TaskProbe,
+    hidden: bool = False,
+    llama_geometry: bool = False,
+    done: BoolArray | None = None,
 ) -> Generator[Block, None, None]:
     """Every row of a probe, block by block, in a context made for it and closed at the end.
 
     Close the generator before the model if it is left early: llama.cpp frees a context through its model.
 
-    `llama_geometry` packs the windows of a text as llama-perplexity does.
+    `llama_geometry` packs the windows of a text as llama-perplexity does. `done` (`[n_rows]`) are rows that are there
+    already: blocks of such rows alone are not given, and only what the others need is decoded. Plan and context are
+    those of the whole probe, so every row has the same bits; a block with one missing row comes whole.
     """
+    geometry, steps = _plan(model, probe, llama_geometry, done)
+    with Context(model, geometry, hidden) as context:
+        yield from run_blocks(context, steps, done)
+
+
+def n_probe_tokens(
+    model: Model, probe: TextProbe | TaskProbe, done: BoolArray | None = None, llama_geometry: bool = False
+) -> int:
+    """Tokens that `probe_blocks` decodes: the total of a progress bar."""
+    return sum(len(step.tokens) for step in _plan(model, probe, llama_geometry, done)[1])
+
+
+def _plan(
+    model: Model, probe: TextProbe | TaskProbe, llama_geometry: bool, done: BoolArray | None
+) -> tuple[Geometry, Iterator[Step]]:
     if isinstance(probe, TaskProbe):
-        geometry, steps = _plan_task(model, probe)
-    elif llama_geometry:
+        return _plan_task(model, probe, done)
+    if probe.own is not None:
+        geometry = conversation_geometry(probe, model.settings, model.n_vocab, model.is_recurrent)
+        return geometry, plan_conversations(probe, geometry, done)
+    if llama_geometry:
         geometry = llama_perplexity_geometry(probe, model.settings)
-        steps = plan_windows(probe, geometry)
     else:
         geometry = window_geometry(probe, model.settings, model.n_vocab)
-        steps = plan_windows(probe, geometry)
-    with Context(model, geometry, hidden) as context:
-        yield from run_blocks(context, steps)
+    return geometry, plan_windows(probe, geometry, done)
 
 
-def n_probe_tokens(model: Model, probe: TextProbe | TaskProbe) -> int:
-    """Tokens that `probe_blocks` decodes: the total of a progress bar."""
-    if isinstance(probe, TextProbe):
-        return int(probe.tokens.size)
-    return sum(len(step.tokens) for step in _plan_task(model, probe)[1])
-
-
-def _plan_task(model: Model, probe: TaskProbe) -> tuple[Geometry, Iterator[Step]]:
+def _plan_task(model: Model, probe: TaskProbe, done: BoolArray | None) -> tuple[Geometry, Iterator[Step]]:
     like_llama = model.settings.n_parallel is not None
     if like_llama and model.is_recurrent:
         raise InputError(
@@ -126,4 +142,4 @@ def _plan_task(model: Model, probe: TaskProbe) -> tuple[Geometry, Iterator[Step]
             "tasks in the batches of llama-perplexity; leave out --parallel"
         )
     geometry = choice_geometry(probe, model.settings, model.n_vocab)
-    return geometry, plan_choices(probe, geometry, model.is_recurrent, like_llama)
+    return geometry, plan_choices(probe, geometry, model.is_recurrent, like_llama, done)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,41 +18,54 @@ class _TemplateRefusedError(TemplateError):
     """The template itself called `raise_exception`."""
 
 
-def chat_renderer(template: str | None, model: str, bos: str = "", eos: str = "") -> Callable[[str], str]:
-    """A function from a user message to the model's chat text, up to and with the generation prompt.
+class ChatTemplate:
+    """A model's chat template, ready to render.
 
     `template` is the GGUF's `tokenizer.chat_template`; `bos` and `eos` are the texts of those tokens.
     The environment is Hugging Face's: blocks trimmed, `tojson`, `raise_exception`, `strftime_now`,
     loop controls and the `generation` block. A template that prints today's date makes results that change from day
     to day, so `strftime_now` always gives 1 January 2025.
 
-    Raises `InputError` if there is no template or it is not valid Jinja; the function raises it if
-    rendering fails.
+    Raises `InputError`, which ends with `without`, if there is no template or it is not valid Jinja.
     """
-    if not template:
-        raise InputError(f"{model} has no chat template; leave out --chat-template, or use an instruction-tuned model")
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_fixed)
-    try:
-        compiled = environment.from_string(template)
-    except (TemplateError, RecursionError) as error:
-        raise InputError(
-            f"the chat template of {model} is not valid Jinja ({error}); leave out --chat-template"
-        ) from error
 
-    def render(message: str) -> str:
-        messages = [{"role": "user", "content": message}]
+    def __init__(self, template: str | None, model: str, bos: str = "", eos: str = "", without: str = "") -> None:
+        if not template:
+            raise InputError(f"{model} has no chat template; {without}, or use an instruction-tuned model")
+        self.source = template
+        self.model = model
+        self.bos = bos
+        self._tokens = {"bos_token": bos, "eos_token": eos}
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_fixed)
         try:
-            return compiled.render(
-                messages=messages, add_generation_prompt=True, bos_token=bos, eos_token=eos, tools=None, documents=None
-            )
-        except Exception as error:  # a template is foreign code: anything may come out of it
-            raise InputError(f"the chat template of {model} cannot be rendered ({error})") from error
+            self._compiled = environment.from_string(template)
+        except (TemplateError, RecursionError) as error:
+            raise InputError(f"the chat template of {model} is not valid Jinja ({error}); {without}") from error
 
-    return render
+    def render(self, messages: Sequence[Any], generate: bool, **more: Any) -> str:
+        """The text of a conversation; with `generate` it ends with what asks the assistant to speak.
+
+        `more` are further names that the template may use. Raises `InputError` if rendering fails.
+        """
+        try:
+            return self._compiled.render(messages=messages, add_generation_prompt=generate, **self._tokens, **more)
+        except Exception as error:  # a template is foreign code: anything may come out of it
+            raise InputError(f"the chat template of {self.model} cannot be rendered ({error})") from error
+
+
+def chat_renderer(template: str | None, model: str, bos: str = "", eos: str = "") -> Callable[[str], str]:
+    """A function from a user message to the model's chat text, up to and with the generation prompt.
+
+    See `ChatTemplate` for the arguments and for what is raised.
+    """
+    chat = ChatTemplate(template, model, bos, eos, without="leave out --chat-template")
+    return lambda message: chat.render(
+        [{"role": "user", "content": message}], generate=True, tools=None, documents=None
+    )
 
 
 def _raise_exception(message: str) -> None:

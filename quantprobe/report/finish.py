@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from quantprobe.files import write_text
+from quantprobe.locks import locked
 from quantprobe.report.notes import null_sentences, reading_notes, task_notes, text_notes, warnings
 from quantprobe.report.page.html import render_page
 from quantprobe.report.plots.fidelity import has_size_picture, size_picture
 from quantprobe.report.plots.style import write_picture
-from quantprobe.report.tables.csv_files import groups_csv, tasks_csv, texts_csv
+from quantprobe.report.tables.categories import category_table
+from quantprobe.report.tables.csv_files import categories_csv, groups_csv, tasks_csv, texts_csv
 from quantprobe.report.tables.markdown import bullets, escape_markdown, join_blocks, markdown_table
 from quantprobe.report.tables.tasks import task_names, task_table
 from quantprobe.report.tables.texts import text_table
@@ -16,15 +18,23 @@ from quantprobe.run.folder import RunFolder
 from quantprobe.run.results import Results, write_results
 
 
-def write_run(results: Results, run: RunFolder) -> tuple[Cohort, tuple[str, ...]]:
+def write_run(results: Results | None, run: RunFolder) -> tuple[Cohort, tuple[str, ...]]:
     """Write results.json and what is made of it alone; the run as a cohort, and the names of the files.
 
-    Raises `InputError` if a file cannot be written.
+    With None the results.json that is there is taken: a sweep has written it, and another process may have added to it
+    since. Raises `InputError` if a file cannot be written.
     """
-    write_results(results, run)
+    with locked(run.results_lock, lambda: None):
+        if results is not None:
+            write_results(results, run)
+        return _write_made(run)
+
+
+def _write_made(run: RunFolder) -> tuple[Cohort, tuple[str, ...]]:
     cohort = read_cohort([run.path])
     files = {
         "results.csv": texts_csv(cohort),
+        "results_categories.csv": categories_csv(cohort),
         "results_tasks.csv": tasks_csv(cohort),
         "results_groups.csv": groups_csv(cohort),
         "results.md": results_markdown(cohort),
@@ -45,6 +55,9 @@ def results_markdown(cohort: Cohort) -> str:
     for text in cohort.texts:
         parts += [f"## Text: {escape_markdown(text)}", markdown_table(text_table(cohort, text))]
         parts += bullets(map(escape_markdown, text_notes(cohort, text)))
+        categories = category_table(cohort, text)
+        if categories is not None:
+            parts += [escape_markdown(categories.caption), markdown_table(categories)]
     for task in task_names(cohort):
         parts += [f"## Task: {escape_markdown(task)}", markdown_table(task_table(cohort, task))]
         parts += bullets(map(escape_markdown, task_notes(cohort, task)))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from quantprobe.probes.grouping import CLUSTERS, STRATA
+from quantprobe.probes.scores import ASSISTANT
 from quantprobe.report.names import WHOLE, ShortNames, join_words
 from quantprobe.report.numbers import format_estimate, format_plain, format_points
 from quantprobe.report.tables.tasks import answered
@@ -124,9 +125,19 @@ def differences(cohort: Cohort) -> list[str]:
 
 
 def text_notes(cohort: Cohort, text: str) -> list[str]:
-    """What was scored."""
+    """What was scored, and what was cut."""
     klds = [(summary.n_rows or summary.kld_mean.n, summary.kld_mean) for _, summary in measured(cohort, text)]
-    return [f"{_span([n for n, _ in klds])} tokens scored in {_span([kld.n_clusters for _, kld in klds])} windows."]
+    tokens, windows = _span([n for n, _ in klds]), _span([kld.n_clusters for _, kld in klds])
+    facts = cohort.texts_facts.get(text)
+    if facts is None:
+        return [f"{tokens} tokens scored in {windows} windows."]
+    whose = "the assistant's tokens" if facts.score == ASSISTANT else "tokens of all turns"
+    notes = [f"{tokens} tokens ({whose}) scored in {windows} conversations of {facts.n_read:,}."]
+    if facts.n_shortened:
+        notes.append(f"{facts.n_shortened:,} conversations longer than a window lost {facts.n_turns:,} of their turns.")
+    if facts.n_left_out:
+        notes.append(f"{facts.n_left_out:,} conversations are left out: no turn of the assistant's fits a window.")
+    return notes
 
 
 def task_notes(cohort: Cohort, task: str) -> list[str]:

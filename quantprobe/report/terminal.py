@@ -10,6 +10,7 @@ from quantprobe.report.answer import finding_folds
 from quantprobe.report.highlights import highlights
 from quantprobe.report.names import cohort_names
 from quantprobe.report.notes import null_sentences, reading_notes, task_notes, text_notes, warnings
+from quantprobe.report.tables.categories import category_table
 from quantprobe.report.tables.cells import Table
 from quantprobe.report.tables.markdown import bullets
 from quantprobe.report.tables.study import correlation_table, ranking_table
@@ -35,6 +36,9 @@ def describe_run(cohort: Cohort, width: int | None = None, details: bool = False
     for text in cohort.texts:
         notes = text_notes(cohort, text) if details else []
         yield from _section(text_table(cohort, text, names), notes, width, details)
+        categories = category_table(cohort, text, names) if details else None
+        if categories is not None:
+            yield from _section(categories, [], width, details)
     tasks = task_names(cohort)
     brief = not details and POOLED in tasks
     for task in (POOLED,) if brief else tasks:

@@ -15,7 +15,7 @@ from quantprobe.run.compare import Difference, require_comparable, setting_diffe
 from quantprobe.run.floor import text_floor
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.items import PairedAnswers, read_items
-from quantprobe.run.results import MachineFloor, NullControl, Quant, Results, TaskFacts, read_results
+from quantprobe.run.results import MachineFloor, NullControl, Quant, Results, TaskFacts, TextFacts, read_results
 from quantprobe.run.rows import read_rows
 
 
@@ -30,6 +30,8 @@ class Cohort:
     tasks_facts: Mapping[str, TaskFacts]
     """By task, what holds for every quant; empty where no run tells."""
     runs: tuple[RunFolder, ...]
+    texts_facts: Mapping[str, TextFacts] = field(default_factory=dict)
+    """By text of conversations, what holds for every quant."""
     differences: tuple[Difference, ...] = ()
     """Settings in which the runs differ, those that were allowed and those that move no logits."""
     machine_floors: tuple[MachineFloor, ...] = ()
@@ -122,9 +124,11 @@ def merge_runs(folders: Sequence[RunFolder], results: Sequence[Results], allow: 
         differences += require_comparable(found, allow, f"{folders[0].path} and {folder.path}")
     settings: dict[str, Any] = {}
     facts: dict[str, TaskFacts] = {}
+    of_texts: dict[str, TextFacts] = {}
     for one in reversed(results):
         settings |= one.settings
         facts |= one.tasks
+        of_texts |= one.texts
     quants, rows_files, items_files = _merge_quants(folders, results)
     return Cohort(
         base=results[0].base,
@@ -133,6 +137,7 @@ def merge_runs(folders: Sequence[RunFolder], results: Sequence[Results], allow: 
         null_control=_merge_controls([one.null_control for one in results if one.null_control is not None]),
         tasks_facts=facts,
         runs=tuple(folders),
+        texts_facts=of_texts,
         differences=tuple(dict.fromkeys(differences)),
         machine_floors=tuple(dict.fromkeys(one.machine_floor for one in results if one.machine_floor is not None)),
         rows_files=rows_files,

@@ -40,8 +40,17 @@ class RunFolder:
         return self.report / "report.html"
 
     def capture(self, digest: str) -> Path:
-        """The base's capture; `digest` is that of base, inputs and settings."""
+        """The base's capture; `digest` is that of the base and the settings that move logits."""
         return self.path / f"base-{digest[:8]}.qpc"
+
+    @property
+    def results_lock(self) -> Path:
+        """Held while `results.json` and what is made of it are read, merged and written."""
+        return self.path / "results.lock"
+
+    def lock(self, quant: str) -> Path:
+        """Held by the process that measures a quant."""
+        return self.path / "locks" / f"{safe_name(quant)}.lock"
 
     def rows(self, quant: str, text: str) -> Path:
         """Row metrics of a quant on a text."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from quantprobe.metrics.quantities import TASK_QUANTITIES, TEXT_QUANTITIES
 from quantprobe.run.cohort import Cohort
 from quantprobe.stats.estimates import Estimate
-from quantprobe.stats.summary import TextSummary
+from quantprobe.stats.summary import CategorySummary, TextSummary
 from quantprobe.stats.summary_tasks import TaskSummary
 
 UNITS = {
@@ -37,26 +37,29 @@ class Number:
     n: int
     n_clusters: int
     unit: str
+    category: str = ""
+    """Of a text, the category of windows that the number is of; empty: all."""
 
 
 def cohort_numbers(cohort: Cohort) -> Iterator[Number]:
     """All numbers of all quants on all texts, then tasks, in the order of the records."""
     for quant in cohort.quants:
-        probes: list[tuple[str, str, TextSummary | TaskSummary]] = [
-            ("text", name, summary) for name, summary in quant.texts.items()
-        ]
-        probes += [("task", name, task) for name, task in quant.tasks.items()]
-        for kind, probe, summary in probes:
-            n = summary.n_rows if isinstance(summary, TextSummary) else summary.n_items
+        probes: list[tuple[str, str, str, TextSummary | CategorySummary | TaskSummary]] = []
+        for name, text in quant.texts.items():
+            probes += [("text", name, "", text)]
+            probes += [("text", name, category, one) for category, one in text.by_category.items()]
+        probes += [("task", name, "", task) for name, task in quant.tasks.items()]
+        for kind, probe, category, summary in probes:
+            n = summary.n_items if isinstance(summary, TaskSummary) else summary.n_rows
             for measure, e in _estimates(summary, n or 0):
                 unit = e.unit or UNITS[kind].get(measure, "")
                 yield Number(
                     quant.name, quant.sha256, quant.size_bytes, kind, probe, measure,
-                    e.value, e.stderr, e.low, e.high, e.level, e.n, e.n_clusters, unit,
+                    e.value, e.stderr, e.low, e.high, e.level, e.n, e.n_clusters, unit, category,
                 )  # fmt: skip
 
 
-def _estimates(summary: TextSummary | TaskSummary, n: int) -> Iterator[tuple[str, Estimate]]:
+def _estimates(summary: TextSummary | CategorySummary | TaskSummary, n: int) -> Iterator[tuple[str, Estimate]]:
     """Every number of a summary; a plain one, over `n` rows or items, as an estimate without uncertainty."""
     for each in fields(summary):
         value = getattr(summary, each.name)

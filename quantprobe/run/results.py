@@ -20,7 +20,7 @@ from quantprobe.gguf.model import ImatrixInfo, ModelIdentity
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.json_text import plain, write_json
 from quantprobe.stats.estimates import Estimate
-from quantprobe.stats.summary import TextSummary
+from quantprobe.stats.summary import CategorySummary, TextSummary
 from quantprobe.stats.summary_tasks import TaskSummary
 
 FORMAT_VERSION = 1
@@ -100,11 +100,41 @@ class TaskFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextFacts:
+    """What holds for a text of conversations whatever the quant."""
+
+    score: str
+    """Whose tokens are scored, `assistant` or `all`."""
+    n_read: int = 0
+    """Conversations that were read."""
+    n_shortened: int = 0
+    """Conversations longer than a window, which lost turns of the assistant's at their end, `n_turns` in all."""
+    n_turns: int = 0
+    n_left_out: int = 0
+    """Conversations of which nothing is left."""
+    longest: int = 0
+    """Tokens of the longest conversation."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuantFiles:
     """Files of a quant, relative to the run's folder, where they do not have their usual names."""
 
     texts: Mapping[str, str] = field(default_factory=dict)
     tasks: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What the draw of a quant's questions depended on (`--decide`): enough to judge it again beside other quants."""
+
+    tasks: tuple[str, ...]
+    """Decided together, in this order."""
+    shares: tuple[float, ...]
+    """Expected share of the questions at each look."""
+    kld: float | None = None
+    """The quant's mean KLD on texts in nats, from which the chance of a flip was estimated."""
+    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +145,8 @@ class Quant(ModelIdentity):
     texts: Mapping[str, TextSummary] = field(default_factory=dict)
     tasks: Mapping[str, TaskSummary] = field(default_factory=dict)
     pooled: TaskSummary | None = None
+    drawn: Drawn | None = None
+    """Of a quant that decoded a sample of the questions."""
     files: QuantFiles = field(default_factory=QuantFiles)
 
 
@@ -128,6 +160,8 @@ class Results:
     null_control: NullControl | None = None
     machine_floor: MachineFloor | None = None
     """None where the quants were measured on the machine of the capture, or without the base."""
+    texts: Mapping[str, TextFacts] = field(default_factory=dict)
+    """Of texts that are conversations."""
     tasks: Mapping[str, TaskFacts] = field(default_factory=dict)
     quants: tuple[Quant, ...]
 
@@ -140,11 +174,18 @@ def write_results(results: Results, run: RunFolder) -> None:
 def results_document(results: Results) -> dict[str, Any]:
     """The content of `results.json` as plain JSON values; a number that does not exist is null."""
     document: dict[str, Any] = plain(results)
+    if not document["texts"]:
+        del document["texts"]
     for quant in document["quants"]:
         if quant["files"] == {"texts": {}, "tasks": {}}:
             del quant["files"]
     if document["machine_floor"] is None:
         del document["machine_floor"]
+        if quant["drawn"] is None:
+            del quant["drawn"]
+        for text in quant["texts"].values():
+            if not text["by_category"]:
+                del text["by_category"]
     return document
 
 
@@ -243,13 +284,20 @@ def _coerced(entry: Any, kind: type[Any]) -> Any:
     estimates = {each.name: each.type for each in dataclasses.fields(kind) if str(each.type).startswith("Estimate")}
     changed = dict(entry)
     for key, value in entry.items():
-        if key in estimates and isinstance(value, int | float) and not isinstance(value, bool):
+        if key in _BY_NAME:
+            if isinstance(value, dict) and key == "by_category":
+                changed[key] = {name: _coerced(one, CategorySummary) for name, one in value.items()}
+        elif key in estimates and isinstance(value, int | float) and not isinstance(value, bool):
             changed[key] = {"value": value}
         elif value is None and estimates.get(key) == "Estimate":  # measured, and there was no number
             changed[key] = {"value": None}
         elif key not in estimates and isinstance(value, dict) and "value" in value:
             changed[key] = value["value"]
     return changed
+
+
+_BY_NAME = ("by_category", "by_group")
+"""Members whose keys are names that others chose."""
 
 
 def _check_files(results: Results, where: str) -> None:

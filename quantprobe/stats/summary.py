@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,17 @@ from quantprobe.stats.estimates import (
     rms_estimate,
 )
 
+NO_CATEGORY = "(none)"
+"""Where windows without a category are counted, in a text that has categories."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CategorySummary(TextNumbers[Estimate]):
+    """One quant on the windows of one category: the same numbers, of these windows alone.
+
+    Its intervals are not corrected for choosing among categories.
+    """
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextSummary(TextNumbers[Estimate]):
@@ -32,8 +44,13 @@ class TextSummary(TextNumbers[Estimate]):
     KLD is negative, as imported base files can give.
     """
 
+    by_category: Mapping[str, CategorySummary] = field(default_factory=dict)
+    """In the order of the categories' names; empty where windows have none."""
 
-def summarise_text(rows: NDArray[np.void], windows: Int32Array, level: float = 0.95) -> TextSummary:
+
+def summarise_text(
+    rows: NDArray[np.void], windows: Int32Array, level: float = 0.95, categories: Sequence[str] = ()
+) -> TextSummary:
     """Summarise the rows of one text.
 
     Parameters
@@ -43,6 +60,8 @@ def summarise_text(rows: NDArray[np.void], windows: Int32Array, level: float = 0
         The window of each row: neighbouring tokens are not independent, windows nearly are.
     level : float
         Coverage that every interval aims at.
+    categories
+        The category of each window by number; none: they have no categories.
 
     Raises
     ------
@@ -51,12 +70,29 @@ def summarise_text(rows: NDArray[np.void], windows: Int32Array, level: float = 0
     """
     if rows.shape != windows.shape:
         raise InputError(f"{len(rows)} rows and {len(windows)} window numbers do not belong to one text")
+    return TextSummary(**_numbers(rows, windows, level), by_category=_by_category(rows, windows, level, categories))
+
+
+def _by_category(
+    rows: NDArray[np.void], windows: Int32Array, level: float, categories: Sequence[str]
+) -> dict[str, CategorySummary]:
+    if not categories:
+        return {}
+    of_row = np.array([category or NO_CATEGORY for category in categories], dtype=object)[windows]
+    return {
+        name: CategorySummary(**_numbers(rows[of_row == name], windows[of_row == name], level))
+        for name in sorted(set(of_row))
+    }
+
+
+def _numbers(rows: NDArray[np.void], windows: Int32Array, level: float) -> dict[str, Any]:
+    """The fields of `TextNumbers`."""
     finite = rows["finite"]
     n_nonfinite = int(np.count_nonzero(~finite))
     rows, windows = rows[finite], windows[finite]
     declared = [quantity for quantity in TEXT_QUANTITIES if quantity.rows]
     ln_ppl_ratio = mean_estimate(rows["nll"] - rows["nll_base"], windows, "nats", level)
-    return TextSummary(
+    return dict(
         ppl=exponential(mean_estimate(rows["nll"], windows, "nats", level), "ppl"),
         ppl_base=exponential(mean_estimate(rows["nll_base"], windows, "nats", level), "ppl"),
         ppl_ratio=exponential(ln_ppl_ratio, "ratio"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,24 +13,22 @@ from quantprobe.capture.store import Capture
 from quantprobe.engine.plan_choices import n_naive_tokens
 from quantprobe.errors import MismatchError
 from quantprobe.gguf.model import ModelIdentity, ModelInfo
+from quantprobe.locks import locked, try_lock
 from quantprobe.probes.items import Question
 from quantprobe.probes.task import count_cases
-from quantprobe.run.compare import refused_differences, require_comparable, setting_differences
 from quantprobe.run.folder import RunFolder
-from quantprobe.run.judging import judge_decided, judge_quants
 from quantprobe.run.questions import write_task_questions
-from quantprobe.run.results import MachineFloor, NullControl, Results, TaskFacts
-from quantprobe.settings import EQUIVALENCE_MARGIN, MACHINE, Settings
+from quantprobe.run.results import NullControl, Results, TaskFacts, TextFacts, write_results
+from quantprobe.settings import EQUIVALENCE_MARGIN, Settings
 from quantprobe.stats.llama_summary import LlamaStatistics
-from quantprobe.stats.sequential import StopRule
 from quantprobe.sweep.deciding import Budget, DecidePlan
 from quantprobe.sweep.inputs import Progress, check_names, identify, read_measurable
-from quantprobe.sweep.machine_floor import Comparison, describe_machine_floor, measure_machine_floor
+from quantprobe.sweep.judged import judge_all, stop_rule
+from quantprobe.sweep.keeping import earlier_results, with_earlier
+from quantprobe.sweep.machine_floor import Comparison, require_same_settings
 from quantprobe.sweep.measuring import Measuring
+from quantprobe.sweep.quants import UnjudgedQuant, measure_quant
 from quantprobe.sweep.recorded import record_settings
-
-LEVEL = 0.95
-"""At which all intervals of the net change hold together."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Outcome:
 
 
 def compare_quants(
-    capture_path: Path,
+    source: Path | Capture,
     quants: Sequence[Path],
     settings: Settings,
     run: Path,
@@ -56,87 +54,100 @@ def compare_quants(
     groupings: Mapping[str, str] | None = None,
     decide: Budget | None = None,
     precision: float | None = None,
+    probes: Sequence[str] | None = None,
+    replaces: bool = False,
 ) -> Outcome:
-    """Decode every quant over the probes of a capture and compare, row by row.
+    """Decode every quant over the probes of a capture, open or by its path, compare row by row, write `results.json`.
 
-    `margin` is the equivalence margin: the smallest change of accuracy that matters, a fraction, fixed beforehand.
-    `groupings` says, by task, what the groups of its questions are, where that is not to be read from the capture.
-    With `decide` each quant decodes a sample of the questions until its verdict is settled or that budget is spent;
-    with `precision` windows of a text are decoded until the relative error of the mean KLD is as small.
-    Rows already measured (same base rows, probe, quant content and settings) are read from `run`. Settings that move
-    logits and differ from the capture's are refused unless `allow` names them. Raises `MismatchError` for those and
-    for a quant with another tokenizer.
+    `probes` names the texts and tasks to measure (None: all). `margin` is the equivalence margin: the smallest change
+    of accuracy that matters, a fraction, fixed beforehand. `groupings` says, by task, what the groups of its questions
+    are, where that is not to be read from the capture. With `decide` each quant decodes a sample of the questions until
+    its verdict is settled or that budget is spent; with `precision` windows of a text are decoded until the relative
+    error of the mean KLD is as small.
+
+    Rows already measured (same base rows, probe, quant content and settings) are read from `run`. Several processes may
+    work on one run: each quant is measured by one of them. What earlier calls measured and still fits stays in
+    `results.json`, judged anew beside the new; `replaces` keeps what this call names alone.
+
+    Settings that move logits and differ from the capture's are refused unless `allow` names them. Raises
+    `MismatchError` for those and for a quant with another tokenizer.
     """
-    capture = Capture.open(capture_path)
+    capture = source if isinstance(source, Capture) else Capture.open(source)
     captured = capture.meta.settings
     # what the base's context made of flash attention holds for the quants
     recorded = record_settings(settings, captured.get("flash_attn_used"))
     like_llama = llama_compat and capture.meta.kind == "llama_kld"
-    here = Comparison(capture, settings, RunFolder(run), base_model, like_llama, progress)
-    floor, changed = _require_same_settings(here, recorded, allow)
+    folder = RunFolder(run)
+    here = Comparison(capture, settings, folder, base_model, like_llama, progress)
+    floor, changed = require_same_settings(here, recorded, allow)
     infos = [identify(info, progress) for info in read_quants(quants, capture.meta.base)]
-    tasks = task_facts(capture, groupings or {})
-    plan = None
-    if decide is not None:
-        plan = DecidePlan(StopRule(alpha=(1 - LEVEL) / len(infos), margin=margin), decide)
-    groups = {name: facts.grouping for name, facts in tasks.items()}
-    comparing = Measuring(
-        capture, settings, RunFolder(run), progress, base_model, llama_compat, plan, groups, precision
-    )
-    write_questions(capture, RunFolder(run), tasks)
-    comparing.plan(infos)
-    unjudged = [comparing.compare(info) for info in infos]
-    answered = comparing.answered(tasks)
-    if comparing.decisions:
-        measured = judge_decided(unjudged, answered, comparing.decisions, margin, LEVEL)
-    else:
-        measured = judge_quants(unjudged, answered, margin, LEVEL)
-    results = Results(
-        base=capture.meta.base,
-        settings={
-            **captured, **recorded, "llama_compat": llama_compat, "settings_changed": changed,
-            "equivalence_margin": margin, "decide": decide is not None, "precision": precision,
-        },
-        null_control=null_control(capture),
-        machine_floor=floor,
-        tasks=tasks,
-        quants=measured,
-    )  # fmt: skip
-    return Outcome(results, comparing.llama)
+    measuring = Measuring(capture, settings, folder, progress, base_model, llama_compat, precision, probes)
+    earlier = None if replaces else earlier_results(measuring)
+    told = {} if earlier is None else {name: one.grouping for name, one in earlier.tasks.items()}
+    facts = task_facts(capture, {**told, **(groupings or {})})
+    measuring.plan(infos, decide is not None)
+    names = {info.name for info in infos} | {quant.name for quant in (earlier.quants if earlier else ())}
+    plan = None if decide is None else DecidePlan(stop_rule(len(names), margin), decide)
+    measured = measure_all(measuring, infos, plan, {name: one.grouping for name, one in facts.items()})
+    with locked(folder.results_lock, lambda: progress.note(f"another process is writing {folder.results}; waiting")):
+        # read again: another process may have added to it
+        earlier = None if replaces else earlier_results(measuring, notes=False)
+        if earlier is not None:
+            measured = with_earlier(measuring, measured, earlier.quants, infos[0])
+        judged = judge_all(measured, facts, margin)
+        used = {name for quant in judged for name in (*quant.texts, *quant.tasks)}
+        of_used = capture.only([entry.name for entry in capture.meta.probes if entry.name in used]).meta.settings
+        tasks = {name: one for name, one in facts.items() if name in used}
+        write_questions(capture, folder, tasks)
+        results = Results(
+            base=capture.meta.base,
+            settings={
+                **of_used, **recorded, "llama_compat": llama_compat, "settings_changed": changed,
+                "equivalence_margin": margin, "decide": any(quant.drawn for quant in judged), "precision": precision,
+            },
+            null_control=null_control(capture, used),
+            machine_floor=floor,
+            texts=text_facts(capture, used),
+            tasks=tasks,
+            quants=judged,
+        )  # fmt: skip
+        write_results(results, folder)
+    llama = {(one.quant.name, text): found for one in measured for text, found in one.llama.items()}
+    return Outcome(results, llama)
 
 
-def _require_same_settings(
-    here: Comparison, recorded: Mapping[str, Any], allow: Sequence[str]
-) -> tuple[MachineFloor | None, list[str]]:
-    """Refuse what may not be compared with the capture, tell what differs.
+def measure_all(
+    measuring: Measuring, infos: Sequence[ModelInfo], decide: DecidePlan | None, groupings: Mapping[str, str]
+) -> list[UnjudgedQuant]:
+    """Measure quants in their order, but those that another process is measuring after the others.
 
-    Returns the floor of this machine where it is another than the capture's, and the differences that were allowed.
+    Such a quant is waited for; what the other process measured is then read, and only what it left is decoded.
     """
-    captured, note = here.capture.meta.settings, here.progress.note
-    # an imported file does not know most of its settings; facts of the machine are told where they are not known
-    told = {key: value for key, value in recorded.items() if key in captured or key in MACHINE}
-    found = setting_differences({key: captured[key] for key in told if key in captured}, told)
-    floor = None
-    if all(each.is_of_machine for each in refused_differences(found, allow)):
-        floor = measure_machine_floor(here, recorded, found)
-    measured = "" if floor is None else describe_machine_floor(floor)
-    require_comparable(found, allow, "the capture and this comparison", measured)
-    changed = [str(each) for each in found if each.moves_logits]
-    for change in changed:
-        note(f"compared under settings that differ from the capture's: {change}")
-    unknown = [each.name for each in found if not each.is_known]
-    if unknown:
-        note(f"the capture or this machine does not tell {', '.join(unknown)}; they may differ")
-    if measured:
-        note(measured)
-    return floor, changed
+    found: dict[str, UnjudgedQuant] = {}
+    while left := [info for info in infos if info.name not in found]:
+        n_before = len(found)
+        for info in left:
+            held = try_lock(measuring.run.lock(info.name))
+            if held is not None:
+                with held:
+                    found[info.name] = measure_quant(measuring, info, decide, groupings)
+        if len(found) == n_before:
+            names = ", ".join(info.name for info in left)
+
+            def tell(names: str = names) -> None:
+                measuring.progress.note(f"another process is measuring {names}; waiting for it")
+
+            with locked(measuring.run.lock(left[0].name), tell):
+                found[left[0].name] = measure_quant(measuring, left[0], decide, groupings)
+    return [found[info.name] for info in infos]
 
 
-def null_control(capture: Capture) -> NullControl:
+def null_control(capture: Capture, names: Container[str]) -> NullControl:
     """What the capture found when it compared the base with itself; None for a probe where it could not be run."""
     entries: dict[str, dict[str, Any]] = {"text": {}, "task": {}}
     for entry in capture.meta.probes:
-        entries[entry.kind][entry.name] = entry.null_control
+        if entry.name in names:
+            entries[entry.kind][entry.name] = entry.null_control
     return msgspec.convert({"texts": entries["text"], "tasks": entries["task"]}, NullControl)
 
 
@@ -162,13 +173,18 @@ def task_facts(capture: Capture, groupings: Mapping[str, str]) -> dict[str, Task
     return facts
 
 
+def text_facts(capture: Capture, names: Container[str]) -> dict[str, TextFacts]:
+    """What the capture knows of those of its texts that are conversations."""
+    probes = [capture.text_probe(e.name) for e in capture.meta.probes if e.kind == "text" and e.name in names]
+    return {one.name: TextFacts(score=one.own.score, **vars(one.own.cut)) for one in probes if one.own is not None}
+
+
 def write_questions(capture: Capture, run: RunFolder, tasks: Mapping[str, TaskFacts]) -> None:
-    """The questions of every task of a capture, as people read them."""
-    for entry in capture.meta.probes:
-        if entry.kind == "task":
-            items = capture.task_probe(entry.name).items
-            questions = [Question(item.id, item.group, item.prompt, item.choices, item.gold) for item in items]
-            write_task_questions(run, entry.name, questions, tasks[entry.name].grouping)
+    """The questions of tasks, as people read them."""
+    for name, facts in tasks.items():
+        items = capture.task_probe(name).items
+        questions = [Question(item.id, item.group, item.prompt, item.choices, item.gold) for item in items]
+        write_task_questions(run, name, questions, facts.grouping)
 
 
 def captured_settings(capture_path: Path, changes: Mapping[str, Any]) -> Settings:

@@ -16,6 +16,7 @@ import numpy as np
 from quantprobe.arrays import BoolArray, FloatArray, Int64Array
 from quantprobe.metrics.answers import Answers
 from quantprobe.run.items import Sample
+from quantprobe.run.results import Drawn
 from quantprobe.stats.design import item_design, pool_designs
 from quantprobe.stats.sampling import flip_chances, item_numbers, share_probabilities
 from quantprobe.stats.sequential import Decision, StopRule, affordable_share, decide, next_share
@@ -40,10 +41,11 @@ class DecidePlan:
 
 @dataclass(frozen=True, eq=False)
 class DecidedTasks:
-    """The verdict on all tasks together, and what was decoded of each."""
+    """The verdict on all tasks together, what was decoded of each, and what the draw depended on."""
 
     decision: Decision
     samples: Mapping[str, Sample]
+    drawn: Drawn
 
 
 def decide_tasks(
@@ -67,25 +69,68 @@ def decide_tasks(
         Given a task and the numbers of items, decodes those that are not there yet and gives the answers of base and
         quant to all items; an answer that is not decoded is not valid.
     """
-    names = list(base)
-    chances = np.concatenate([flip_chances(base[name].margin, kld) for name in names])
-    numbers = np.concatenate([item_numbers([f"{name}/{one}" for one in base[name].ids], plan.seed) for name in names])
-    design = pool_designs([item_design(base[name].groups, groupings[name]) for name in names])
-    looks: list[FloatArray] = []
+    pool = _Pool(base, groupings, kld, plan.seed)
     decision: Decision | None = None
-    done, n_done, started = 0.0, 0, time.monotonic()
+    n_done, started = 0, time.monotonic()
     while decision is None or not decision.stop:
-        share = next_share(plan.rule.shares, done, _affordable(plan.budget, len(numbers), n_done, started))
+        done = pool.shares[-1] if pool.shares else 0.0
+        share = next_share(plan.rule.shares, done, _affordable(plan.budget, len(pool.numbers), n_done, started))
         if share is None and decision is not None:
             break
-        share = share or plan.rule.shares[0]  # the first look is always taken
-        probability = share_probabilities(chances, share)
-        looks.append(probability if not looks else np.maximum(probability, looks[-1]))
-        drawn: BoolArray = numbers < looks[-1]
-        values = _decode_drawn(names, base, drawn, decode)
-        done, n_done = share, int(drawn.sum())
-        decision = decide(values, drawn, np.array(looks), design, plan.rule)
-    return DecidedTasks(decision, _by_task(names, base, drawn, looks[-1]))
+        pool.look(share or plan.rule.shares[0])  # the first look is always taken
+        decision = pool.decide(decode, plan.rule)
+        n_done = int(pool.drawn.sum())
+    return DecidedTasks(decision, pool.samples(), pool.facts())
+
+
+def judge_again(
+    base: Mapping[str, Answers],
+    groupings: Mapping[str, str],
+    drawn: Drawn,
+    rule: StopRule,
+    decode: Callable[[str, Int64Array], tuple[Answers, Answers]],
+) -> DecidedTasks:
+    """The verdict on what was decoded before, under a rule whose error may be another: the table has other quants now.
+
+    The intervals of all looks hold together at any error, however the quant was stopped (`stats.sequential`).
+    """
+    pool = _Pool({name: base[name] for name in drawn.tasks}, groupings, drawn.kld, drawn.seed)
+    for share in drawn.shares:
+        pool.look(share)
+    return DecidedTasks(pool.decide(decode, rule), pool.samples(), drawn)
+
+
+class _Pool:
+    """The questions of all tasks end to end, and the looks at them so far."""
+
+    def __init__(self, base: Mapping[str, Answers], groupings: Mapping[str, str], kld: float | None, seed: int) -> None:
+        self.shares: list[float] = []
+        self._base, self._kld, self._seed = base, kld, seed
+        self._looks: list[FloatArray] = []
+        self._chances = np.concatenate([flip_chances(one.margin, kld) for one in base.values()])
+        ids = [[f"{name}/{item}" for item in one.ids] for name, one in base.items()]
+        self.numbers = np.concatenate([item_numbers(each, seed) for each in ids])
+        self._design = pool_designs([item_design(one.groups, groupings[name]) for name, one in base.items()])
+
+    def look(self, share: float) -> None:
+        """Draw more questions."""
+        probability = share_probabilities(self._chances, share)
+        self._looks.append(np.maximum(probability, self._looks[-1]) if self._looks else probability)
+        self.shares.append(share)
+
+    @property
+    def drawn(self) -> BoolArray:
+        return self.numbers < self._looks[-1]
+
+    def decide(self, decode: Callable[[str, Int64Array], tuple[Answers, Answers]], rule: StopRule) -> Decision:
+        values = _decode_drawn(list(self._base), self._base, self.drawn, decode)
+        return decide(values, self.drawn, np.array(self._looks), self._design, rule)
+
+    def samples(self) -> dict[str, Sample]:
+        return _by_task(list(self._base), self._base, self.drawn, self._looks[-1])
+
+    def facts(self) -> Drawn:
+        return Drawn(tasks=tuple(self._base), shares=tuple(self.shares), kld=self._kld, seed=self._seed)
 
 
 def _affordable(budget: Budget, n_items: int, n_done: int, started: float) -> float:

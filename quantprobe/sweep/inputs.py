@@ -11,6 +11,10 @@ from typing import Protocol
 from quantprobe.engine.model import Model
 from quantprobe.errors import InputError
 from quantprobe.gguf.model import ModelInfo, hash_model, read_model_info, require_measurable
+from quantprobe.probes.chat import ChatTemplate
+from quantprobe.probes.chats import chat_probe, cut_words
+from quantprobe.probes.conversations import Conversation, is_chats, read_conversations
+from quantprobe.probes.scores import ASSISTANT
 from quantprobe.probes.text import TextProbe, read_text, text_probe
 from quantprobe.settings import Settings
 
@@ -90,6 +94,8 @@ class Inputs:
     """Most windows of each text; None: all."""
     parse_special: bool = False
     """Whether special tokens written in a text (chat templates) become tokens."""
+    score: str = ASSISTANT
+    """Whose tokens count in files of chats, one of `quantprobe.probes.scores.SCORES`."""
     llama_compat: bool = False
     """Whether known slips of llama-perplexity are reproduced (Winogrande's second choice)."""
 
@@ -109,18 +115,49 @@ class ReadText:
     name: str
     text: str
     sha256: str
+    conversations: tuple[Conversation, ...] = ()
+    """Of a file of chats; none: plain text."""
 
 
 def read_texts(inputs: Inputs) -> list[ReadText]:
     """All texts, read before any model is loaded, so that a wrong path costs no time."""
-    texts = [(given.name, read_text(given.path)) for given in inputs.texts]
-    return [ReadText(name, text, hashlib.sha256(text.encode("utf-8")).hexdigest()) for name, text in texts]
+    return [_read_text(given) for given in inputs.texts]
 
 
-def make_text_probe(model: Model, text: ReadText, inputs: Inputs) -> TextProbe:
-    """The windows of one text under the model's tokenizer, as llama-perplexity makes them."""
+def _read_text(given: TextInput) -> ReadText:
+    text = read_text(given.path)
+    sha256 = hashlib.sha256(text.encode("utf-8")).hexdigest()
+    if is_chats(given.path, text):
+        return ReadText(given.name, text, sha256, read_conversations(given.path, text))
+    return ReadText(given.name, text, sha256)
+
+
+def chat_template(text: ReadText, info: ModelInfo, bos: str = "", eos: str = "") -> ChatTemplate:
+    """The template that writes a file of chats. Raises `InputError` if the model has none that can be used."""
+    return ChatTemplate(
+        info.chat_template, info.path.name, bos, eos, f"{text.name!r} is a file of chats: give plain text"
+    )
+
+
+def make_text_probe(model: Model, text: ReadText, inputs: Inputs, progress: Progress = SILENT) -> TextProbe:
+    """The windows of one text under the model's tokenizer, as llama-perplexity makes them; of chats, conversations."""
+    if text.conversations:
+        return _make_chat_probe(model, text, inputs, progress)
     tokens = model.tokenize(text.text, add_special=True, parse_special=inputs.parse_special)
     return text_probe(text.name, tokens, model.settings.n_ctx, inputs.n_chunks, model.bos)
+
+
+def _make_chat_probe(model: Model, text: ReadText, inputs: Inputs, progress: Progress) -> TextProbe:
+    template = chat_template(text, model.info, model.bos_text, model.eos_text)
+    n_ctx = model.settings.n_ctx
+    progress.start(f"tokenize {text.name}", None, "conversation")
+    try:
+        probe = chat_probe(text.name, text.conversations, template, model, n_ctx, inputs.n_chunks, inputs.score)
+    finally:
+        progress.finish()
+    if probe.own is not None and (words := cut_words(probe.own.cut, n_ctx)):
+        progress.note(f"{text.name}: {words}; --ctx-size sets the limit")
+    return probe
 
 
 def read_measurable(path: Path) -> ModelInfo:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from quantprobe.run.folder import RunFolder
 from quantprobe.settings import EQUIVALENCE_MARGIN, Settings
-from quantprobe.sweep.capturing import capture_prepared, prepare
+from quantprobe.sweep.capturing import capture_prepared
 from quantprobe.sweep.comparing import Outcome, compare_quants, read_quants
 from quantprobe.sweep.deciding import Budget
 from quantprobe.sweep.inputs import Inputs, Progress, read_measurable
-from quantprobe.sweep.recorded import digest
+from quantprobe.sweep.prepared import prepare
 
 
 def sweep(
@@ -27,18 +27,20 @@ def sweep(
     margin: float = EQUIVALENCE_MARGIN,
     decide: Budget | None = None,
     precision: float | None = None,
+    replaces: bool = False,
 ) -> Outcome:
     """Measure quants against their base on texts and tasks; everything is kept under `run`.
 
-    The capture's name carries a digest of base, inputs and settings. So a change of any of them starts another capture
-    beside the first, nothing finished is overwritten, and going back to the first settings finds it again.
+    The capture's name carries a digest of the base and the settings that move logits. So a change of these starts
+    another capture beside the first, and going back to the first settings finds it again. One more text or task goes
+    into the capture that is there; one that has changed takes the place of the old.
     """
     read_quants(quants, read_measurable(base))
     prepared = prepare(base, inputs, settings, progress)
-    key = digest({"base": prepared.info.sha256, "kind": kind, **prepared.recorded()})
-    capture = RunFolder(run).capture(key)
-    capture_prepared(prepared, capture, progress, kind=kind, n_quants=len(quants))
+    path = RunFolder(run).capture(prepared.key(kind))
+    capture = capture_prepared(prepared, path, progress, kind=kind, n_quants=len(quants), replaces=True)
     return compare_quants(
         capture, quants, settings, run, progress, base_model=base, llama_compat=llama_compat, margin=margin,
         groupings={task.given.name: task.grouping for task in prepared.tasks}, decide=decide, precision=precision,
+        probes=list(prepared.sources()), replaces=replaces,
     )  # fmt: skip

@@ -45,6 +45,11 @@ def export_kld(capture_path: Path, file: Path, text: str | None, base_model: Pat
     """Write one text of a capture as llama.cpp's base file; an imported one comes out byte by byte as it went in."""
     capture = Capture.open(capture_path)
     probe = capture.text_probe(text or _only_text(capture))
+    if probe.own is not None:
+        raise InputError(
+            f"{probe.name!r} holds conversations, and llama.cpp's base file only windows of one length; choose a plain "
+            "text with --text NAME"
+        )
     progress.start(f"export {probe.name}", probe.n_rows, "row")
     try:
         llama_kld.write_kld(file, probe, capture.meta.n_vocab, _records(capture, probe, base_model, progress))

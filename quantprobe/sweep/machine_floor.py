@@ -20,10 +20,10 @@ from quantprobe.engine.plan import block_rows
 from quantprobe.engine.runner import probe_blocks
 from quantprobe.errors import QuantprobeError
 from quantprobe.gguf.model import ModelInfo
-from quantprobe.run.compare import Difference
+from quantprobe.run.compare import Difference, refused_differences, require_comparable, setting_differences
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.results import MachineFloor, read_results
-from quantprobe.settings import Settings, moves_logits
+from quantprobe.settings import MACHINE, Settings, moves_logits
 from quantprobe.sweep.inputs import Progress, identify, load_model, read_measurable
 from quantprobe.sweep.recorded import digest
 
@@ -75,6 +75,33 @@ def measure_machine_floor(
         differences=tuple(elsewhere),
         key=key,
     )
+
+
+def require_same_settings(
+    here: Comparison, recorded: Mapping[str, Any], allow: Sequence[str]
+) -> tuple[MachineFloor | None, list[str]]:
+    """Refuse what may not be compared with the capture, tell what differs.
+
+    Returns the floor of this machine where it is another than the capture's, and the differences that were allowed.
+    """
+    captured, note = here.capture.meta.settings, here.progress.note
+    # an imported file does not know most of its settings; facts of the machine are told where they are not known
+    told = {key: value for key, value in recorded.items() if key in captured or key in MACHINE}
+    found = setting_differences({key: captured[key] for key in told if key in captured}, told)
+    floor = None
+    if all(each.is_of_machine for each in refused_differences(found, allow)):
+        floor = measure_machine_floor(here, recorded, found)
+    measured = "" if floor is None else describe_machine_floor(floor)
+    require_comparable(found, allow, "the capture and this comparison", measured)
+    changed = [str(each) for each in found if each.moves_logits]
+    for change in changed:
+        note(f"compared under settings that differ from the capture's: {change}")
+    unknown = [each.name for each in found if not each.is_known]
+    if unknown:
+        note(f"the capture or this machine does not tell {', '.join(unknown)}; they may differ")
+    if measured:
+        note(measured)
+    return floor, changed
 
 
 def describe_machine_floor(floor: MachineFloor) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,16 @@ from quantprobe.stats.summary import TextSummary, summarise_text
 class MeasuredText:
     """The rows of one text, `[n_rows]` of `ROW_DTYPE`."""
 
+    stored = ROW_DTYPE.names or ()
+    """Names of the arrays of `values`."""
+
     def __init__(self, probe: TextProbe, llama_compat: bool = False) -> None:
         self.probe = probe
         self.rows = np.zeros(probe.n_rows, ROW_DTYPE)
         self.decoded = np.zeros(probe.n_windows, np.bool_)
         """`[n_windows]`: the windows whose rows are all there."""
+        self.there = np.zeros(probe.n_rows, np.bool_)
+        """`[n_rows]`: the rows that came from a model or a checkpoint."""
         self._targets = probe.targets()
         self._llama_compat = llama_compat
 
@@ -39,6 +45,21 @@ class MeasuredText:
         """Compare the rows of one block with the base's stored ones."""
         targets = self._targets[block.row_ids]
         self.rows[block.row_ids] = base_rows.compare(stored, row_dtype, block.logits, targets, self._llama_compat)
+        self.there[block.row_ids] = True
+
+    def values(self, row_ids: Int64Array) -> dict[str, NDArray[Any]]:
+        """What is kept of these rows, for `restore`."""
+        return {name: self.rows[name][row_ids] for name in self.stored}
+
+    def restore(self, row_ids: Int64Array, values: Mapping[str, NDArray[Any]]) -> None:
+        for name in self.stored:
+            self.rows[name][row_ids] = values[name]
+        self.there[row_ids] = True
+
+    def keep_whole(self) -> None:
+        """Take for decoded the windows whose rows are all there."""
+        counts = self.probe.row_counts()
+        self.decoded |= np.logical_and.reduceat(self.there, np.cumsum(counts) - counts)
 
     def missing(self) -> Int64Array:
         """The windows that are not decoded yet."""
@@ -46,38 +67,42 @@ class MeasuredText:
 
     def load(self, path: Path, key: str) -> None:
         """Take the rows from an earlier run, as far as it came; nothing if there are none under this key."""
-        names = self.rows.dtype.names or ()
-        arrays = read_arrays(path, key, (*names, "windows"))
+        arrays = read_arrays(path, key, (*self.stored, "windows"))
         if arrays is None:
             return
         decoded = np.isin(np.arange(self.probe.n_windows), arrays["windows"])
-        rows = np.repeat(decoded, self.probe.rows_per_window)
+        rows = np.repeat(decoded, self.probe.row_counts())
         if int(rows.sum()) != len(arrays["windows"]):
             return
-        for name in names:
+        for name in self.stored:
             self.rows[name][rows] = arrays[name]
         self.decoded = decoded
 
     def save(self, path: Path, key: str) -> None:
         """Keep the rows of the windows that are there."""
         rows, windows = self._there()
-        write_arrays(path, key, {**{name: rows[name] for name in rows.dtype.names or ()}, "windows": windows})
+        write_arrays(path, key, {**{name: rows[name] for name in self.stored}, "windows": windows})
 
     def summary(self) -> TextSummary:
         """The summary of the windows that are there."""
-        return summarise_text(*self._there())
+        return summarise_text(*self._there(), categories=self.probe.categories())
 
     def null_control(self) -> Any:
         self.decoded[:] = True
-        return plain(self.summary())
+        numbers: dict[str, Any] = plain(summarise_text(*self._there()))
+        del numbers["by_category"]
+        return numbers
 
     def _there(self) -> tuple[NDArray[Any], Int32Array]:
-        kept = np.repeat(self.decoded, self.probe.rows_per_window)
+        kept = np.repeat(self.decoded, self.probe.row_counts())
         return self.rows[kept], self.probe.windows()[kept]
 
 
 class MeasuredTask:
     """The scored tokens of one task: enough to answer under every rule, nothing of the size of the vocabulary."""
+
+    stored = ("base", "quant", "kld")
+    """Names of the arrays of `values`."""
 
     def __init__(self, probe: TaskProbe) -> None:
         self.probe = probe
@@ -89,6 +114,8 @@ class MeasuredTask:
         """`[n_rows]` float64: KLD of each row in nats, NaN where a row is not finite or not decoded."""
         self.decoded = np.zeros(len(probe.items), np.bool_)
         """`[n_items]`: the items whose rows are all there."""
+        self.there = np.zeros(probe.n_rows, np.bool_)
+        """`[n_rows]`: the rows that came from a model or a checkpoint."""
 
     def add(self, block: Block, base_rows: BaseRows, stored: NDArray[Any], row_dtype: str) -> None:
         """Take the rows of one block and the base's stored ones."""
@@ -98,6 +125,23 @@ class MeasuredTask:
         pairs, rows, tokens = self._pairs(block.row_ids)
         self.base[pairs] = logprob_pairs(base, rows, tokens)
         self.quant[pairs] = logprob_pairs(block.logits, rows, tokens)
+        self.there[block.row_ids] = True
+
+    def values(self, row_ids: Int64Array) -> dict[str, NDArray[Any]]:
+        """What is kept of these rows, for `restore`; of their scored tokens in the order of `_pairs`."""
+        pairs, _, _ = self._pairs(row_ids)
+        return {"base": self.base[pairs], "quant": self.quant[pairs], "kld": self.kld[row_ids]}
+
+    def restore(self, row_ids: Int64Array, values: Mapping[str, NDArray[Any]]) -> None:
+        pairs, _, _ = self._pairs(row_ids)
+        self.base[pairs], self.quant[pairs] = values["base"], values["quant"]
+        self.kld[row_ids] = values["kld"]
+        self.there[row_ids] = True
+
+    def keep_whole(self) -> None:
+        """Take for decoded the items whose rows are all there."""
+        spans = itertools.pairwise(self.probe.offsets())
+        self.decoded |= np.array([high > low and bool(self.there[low:high].all()) for low, high in spans])
 
     def add_unchecked(self, block: Block) -> None:
         """Rows of the base that are not computed again: they stand for themselves, and in no KLD."""
@@ -121,7 +165,7 @@ class MeasuredTask:
 
     def load(self, path: Path, key: str) -> None:
         """Take the values from an earlier run, as far as it came; nothing if there are none under this key."""
-        arrays = read_arrays(path, key, ("base", "quant", "kld"), ("decoded",))
+        arrays = read_arrays(path, key, self.stored, ("decoded",))
         if arrays is None or len(arrays["kld"]) != len(self.kld) or len(arrays["base"]) != len(self.base):
             return
         self.base, self.quant, self.kld = arrays["base"], arrays["quant"], arrays["kld"]

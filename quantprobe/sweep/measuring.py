@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +21,20 @@ from quantprobe.engine.placement import output_devices
 from quantprobe.engine.plan import block_rows
 from quantprobe.engine.plan_choices import n_naive_tokens
 from quantprobe.engine.runner import n_probe_tokens, probe_blocks
-from quantprobe.gguf.model import ModelInfo
+from quantprobe.errors import QuantprobeError
+from quantprobe.gguf.model import ModelIdentity, ModelInfo
+from quantprobe.locks import locked
 from quantprobe.metrics.answers import Answers
 from quantprobe.probes.items import TaskProbe
-from quantprobe.probes.rules import RULES
 from quantprobe.probes.text import TextProbe
 from quantprobe.run.folder import RunFolder
-from quantprobe.run.items import PairedAnswers, Sample, write_items
-from quantprobe.run.judging import AnsweredTask
-from quantprobe.run.results import Quant, TaskFacts
 from quantprobe.run.rows import read_arrays
 from quantprobe.settings import Settings, moves_logits
-from quantprobe.stats.llama_summary import LlamaStatistics, summarise_llama
-from quantprobe.stats.sequential import MIN_WINDOWS, Decision, precision_reached
-from quantprobe.stats.summary import TextSummary
-from quantprobe.sweep.deciding import DecidePlan, decide_tasks
+from quantprobe.stats.sequential import MIN_WINDOWS, precision_reached
 from quantprobe.sweep.inputs import Progress, load_model
 from quantprobe.sweep.measured import MeasuredTask, MeasuredText
 from quantprobe.sweep.recorded import digest, record_settings
+from quantprobe.sweep.unfinished import Unfinished
 
 METRICS_VERSION = 1
 """Raised when a row metric changes its meaning: rows measured before are then measured again."""
@@ -76,7 +73,11 @@ class LazyModel:
 
 
 class Measuring:
-    """Quants against one capture; what an earlier run measured is read from the run's folder."""
+    """Quants against one capture; what an earlier run measured is read from the run's folder.
+
+    `names` are the probes of this run, in their order (None: all that the capture has). Raises `InputError` for a name
+    that it does not have.
+    """
 
     def __init__(
         self,
@@ -84,11 +85,10 @@ class Measuring:
         settings: Settings,
         run: RunFolder,
         progress: Progress,
-        base_model: Path | None,
-        llama_compat: bool,
-        decide: DecidePlan | None = None,
-        groupings: Mapping[str, str] | None = None,
+        base_model: Path | None = None,
+        llama_compat: bool = False,
         precision: float | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
         self.capture = capture
         self.settings = settings.with_threads()
@@ -98,18 +98,22 @@ class Measuring:
         self.llama_compat = llama_compat
         # rows of our own captures were made with our own batches; only llama.cpp's file fits llama.cpp's
         self.llama_geometry = llama_compat and capture.meta.kind == "llama_kld"
-        self.probes: list[Probe] = [
-            capture.text_probe(entry.name) if entry.kind == "text" else capture.task_probe(entry.name)
-            for entry in capture.meta.probes
-        ]
-        self.llama: dict[tuple[str, str], LlamaStatistics] = {}
-        self._answers: dict[str, list[tuple[PairedAnswers, tuple[Answers, Answers] | None]]] = defaultdict(list)
-        self.decide = decide
         self.precision = precision
-        self.groupings = groupings or {}
-        self.decisions: list[Decision] = []
-        """With `decide`, the verdict of each quant compared so far."""
+        self._probes: dict[str, Probe] = {}
         self._base_rows: BaseRows | None = None
+        every = [entry.name for entry in capture.meta.probes]
+        self.probes = [self.probe(name) for name in (every if names is None else names)]
+
+    def probe(self, name: str) -> Probe:
+        """A probe of the capture. Raises `InputError` if it has none of that name."""
+        if name not in self._probes:
+            is_text = self.capture.entry(name).kind == "text"
+            self._probes[name] = self.capture.text_probe(name) if is_text else self.capture.task_probe(name)
+        return self._probes[name]
+
+    def names(self, kind: str) -> list[str]:
+        """The names of all texts (`text`) or tasks (`task`) that the capture has, of this run or not."""
+        return [entry.name for entry in self.capture.meta.probes if entry.kind == kind]
 
     def base_rows(self, info: ModelInfo) -> BaseRows:
         """Opened at the first quant that needs it: a finished run needs no output matrix."""
@@ -124,120 +128,70 @@ class Measuring:
             )
         return self._base_rows
 
-    def plan(self, infos: Sequence[ModelInfo]) -> None:
-        """Tell what is to be decoded, and what an earlier run has measured already."""
-        every = [(info, probe) for info in infos for probe in self.probes]
-        left = [probe for info, probe in every if not self._is_measured(info, probe)]
+    def plan(self, infos: Sequence[ModelInfo], in_part: bool) -> None:
+        """Tell what is to be decoded, and what an earlier run has measured already.
+
+        `in_part`: whether a part of a task's questions may be enough.
+        """
+        every = [(info.identity(), probe) for info in infos for probe in self.probes]
+        left = [probe for quant, probe in every if not self._is_measured(quant, probe, in_part)]
         if left:
             self.progress.plan(len(left), sum(self._n_tokens(probe) for probe in left))
         if len(left) < len(every):
             n_done = len(every) - len(left)
             self.progress.note(f"{n_done} of {len(every)} measurements are already in {self.run.path}; using them")
 
-    def _is_measured(self, info: ModelInfo, probe: Probe) -> bool:
-        path = self._rows_path(info, probe)
-        found = read_arrays(path, self._rows_key(info, probe), (), ("decoded", "windows"))
+    def _is_measured(self, quant: ModelIdentity, probe: Probe, in_part: bool) -> bool:
+        found = read_arrays(self.rows_path(quant, probe), self._rows_key(quant, probe), (), ("decoded", "windows"))
         if found is None:
             return False
         if isinstance(probe, TextProbe):
             return len(found.get("windows", ())) == probe.n_rows or self.precision is not None
-        return self.decide is not None or bool(found["decoded"].all() if "decoded" in found else True)
+        return in_part or bool(found["decoded"].all() if "decoded" in found else True)
 
     def _n_tokens(self, probe: Probe) -> int:
         """Tokens that a model decodes for a probe; at most so many where an imported capture does not tell."""
         n_tokens = self.capture.entry(probe.name).n_tokens
-        return n_tokens or (int(probe.tokens.size) if isinstance(probe, TextProbe) else n_naive_tokens(probe))
+        return n_tokens or (probe.n_tokens if isinstance(probe, TextProbe) else n_naive_tokens(probe))
 
-    def _rows_path(self, info: ModelInfo, probe: Probe) -> Path:
+    def rows_path(self, quant: ModelIdentity, probe: Probe) -> Path:
+        """Where what was measured of a quant on a probe is kept."""
         kind = self.run.rows if isinstance(probe, TextProbe) else self.run.task_rows
-        return kind(info.name, probe.name)
-
-    def compare(self, info: ModelInfo) -> Quant:
-        """Measure one quant on every probe; what it answered to tasks is kept for `answered`."""
-        texts: dict[str, TextSummary] = {}
-        with LazyModel(info, self.settings, self.progress) as model:
-            for probe in self.probes:
-                if isinstance(probe, TextProbe):
-                    text = self.text(model, probe)
-                    texts[probe.name] = text.summary()
-                    if self.llama_compat:
-                        self.llama[info.name, probe.name] = summarise_llama(text.rows)
-            self._compare_tasks(model, texts)
-        return Quant(**vars(info.identity()), imatrix=info.imatrix, texts=texts)
-
-    def _compare_tasks(self, model: LazyModel, texts: Mapping[str, TextSummary]) -> None:
-        tasks = {probe.name: probe for probe in self.probes if isinstance(probe, TaskProbe)}
-        if self.decide is None or not tasks:
-            for name, probe in tasks.items():
-                self._answers[name].append(self._answer(model.info, self.task(model, probe)))
-            return
-
-        def decode(name: str, wanted: Int64Array) -> tuple[Answers, Answers]:
-            return self.task(model, tasks[name], wanted).answers()
-
-        klds = [text.kld_mean.value for text in texts.values() if text.kld_mean.value is not None]
-        base = {name: self.base_answers(model, probe) for name, probe in tasks.items()}
-        kld = max(0.0, float(np.mean(klds))) if klds else None
-        found = decide_tasks(base, self.groupings, kld, self.decide, decode)
-        self.decisions.append(found.decision)
-        for name, probe in tasks.items():
-            measured = self.task(model, probe, np.empty(0, np.int64))
-            self._answers[name].append(self._answer(model.info, measured, base[name], found.samples[name]))
-
-    def answered(self, facts: Mapping[str, TaskFacts]) -> dict[str, AnsweredTask]:
-        """The answers of all quants compared so far, by task."""
-        found = {}
-        for probe in self.probes:
-            if isinstance(probe, TaskProbe):
-                pairs, norms = zip(*self._answers[probe.name], strict=True) if self._answers[probe.name] else ((), ())
-                found[probe.name] = AnsweredTask(
-                    probe.rule, pairs, norms, probe.template, probe.n_left_out, facts[probe.name].grouping
-                )
-        return found
-
-    def _answer(
-        self, info: ModelInfo, measured: MeasuredTask, base: Answers | None = None, sample: Sample | None = None
-    ) -> tuple[PairedAnswers, tuple[Answers, Answers] | None]:
-        """A quant's answers under the task's rule, kept as a table, and under that of acc_norm."""
-        probe = measured.probe
-        answers = measured.answers()
-        pair = PairedAnswers(answers[0] if base is None else base, answers[1], sample)
-        write_items(self.run.items(info.name, probe.name), pair.base, pair.quant, sample)
-        norm = RULES[probe.rule].norm
-        return pair, None if norm is None or sample is not None else measured.answers(norm)
+        return kind(quant.name, probe.name)
 
     def text(self, model: LazyModel, probe: TextProbe) -> MeasuredText:
         """The rows of a quant on one text; with `precision`, windows in a random order until it is reached."""
-        measured = MeasuredText(probe, self.llama_compat)
-        path, key = self._rows_path(model.info, probe), self._rows_key(model.info, probe)
-        measured.load(path, key)
+        measured = self.kept_text(model.info.identity(), probe)
         for wanted in window_stages(probe.n_windows, self.precision is not None):
-            missing = np.intersect1d(measured.missing(), wanted)
-            if len(missing):
-                part, rows = probe.subset(missing)
-                self._decode(model, part, measured, rows)
-                measured.decoded[missing] = True
-                measured.save(path, key)
+            self._complete(model, measured, wanted)
             if self.precision is not None and precision_reached(measured.summary().kld_mean, self.precision):
                 break
         return measured
 
     def task(self, model: LazyModel, probe: TaskProbe, wanted: Int64Array | None = None) -> MeasuredTask:
         """The answers of a quant to one task: to the items `wanted` (None: all) and those that are there already."""
-        measured = MeasuredTask(probe)
-        path, key = self._rows_path(model.info, probe), self._rows_key(model.info, probe)
-        measured.load(path, key)
-        missing = measured.missing() if wanted is None else np.intersect1d(measured.missing(), wanted)
-        if len(missing):
-            part, rows = probe.subset(missing)
-            self._decode(model, part, measured, rows)
-            measured.decoded[missing] = True
-            measured.save(path, key)
+        measured = self.kept_task(model.info.identity(), probe)
+        self._complete(model, measured, np.arange(len(probe.items)) if wanted is None else wanted)
         return measured
 
-    def _rows_key(self, info: ModelInfo, probe: Probe) -> str:
+    def kept_text(self, quant: ModelIdentity, probe: TextProbe) -> MeasuredText:
+        """What the run has of a quant on a text; `decoded` says how much."""
+        measured = MeasuredText(probe, self.llama_compat)
+        measured.load(self.rows_path(quant, probe), self._rows_key(quant, probe))
+        return measured
+
+    def kept_task(self, quant: ModelIdentity, probe: TaskProbe) -> MeasuredTask:
+        """What the run has of a quant on a task; `decoded` says how much."""
+        measured = MeasuredTask(probe)
+        measured.load(self.rows_path(quant, probe), self._rows_key(quant, probe))
+        return measured
+
+    @cached_property
+    def _logit_settings(self) -> dict[str, object]:
+        return {key: value for key, value in record_settings(self.settings).items() if moves_logits(key)}
+
+    def _rows_key(self, quant: ModelIdentity, probe: Probe) -> str:
         """Digest of everything that the rows depend on."""
-        recorded = record_settings(self.settings)
         entry = self.capture.entry(probe.name)
         return digest(
             {
@@ -246,52 +200,91 @@ class Measuring:
                 "base_rows": entry.rows.sha256,
                 "kind": self.capture.meta.kind,
                 "probe": entry.probe.sha256,
-                "quant": info.sha256,
-                "settings": {key: value for key, value in recorded.items() if moves_logits(key)},
+                "quant": quant.sha256,
+                "settings": self._logit_settings,
                 "llama_compat": self.llama_compat,
                 "llama_batch": self.settings.n_batch if self.llama_geometry else None,
             }
         )
 
-    def base_answers(self, model: LazyModel, probe: TaskProbe) -> Answers:
-        """The base's answers to every item of a task, from the rows of the capture; kept in the run's folder."""
+    def base_answers(self, info: ModelInfo, probe: TaskProbe) -> Answers:
+        """The base's answers to every item of a task, from the rows of the capture; kept in the run's folder.
+
+        `info` is any quant: it tells how many layers the base has.
+        """
         entry = self.capture.entry(probe.name)
-        path = self.run.task_rows(f"base-{self.capture.meta.base.name}", probe.name)
+        name = f"base-{self.capture.meta.base.name}"
+        path = self.run.task_rows(name, probe.name)
         key = digest({"base_rows": entry.rows.sha256, "probe": entry.probe.sha256, "metrics": METRICS_VERSION})
         measured = MeasuredTask(probe)
-        measured.load(path, key)
-        if len(measured.missing()):
-            base_rows, stored = self.base_rows(model.info), self.capture.rows(probe.name)
-            n_block = block_rows(self.capture.meta.n_vocab, self.settings.n_ubatch_used)
-            self.progress.start(f"base answers of {probe.name}", probe.n_rows, "row")
-            try:
-                for begin in range(0, probe.n_rows, n_block):
-                    rows = np.arange(begin, min(begin + n_block, probe.n_rows), dtype=np.int64)
-                    measured.add_base(rows, base_rows.logits(stored[rows], entry.row_dtype))
-                    self.progress.advance(len(rows))
-            finally:
-                self.progress.finish()
-            measured.decoded[:] = True
-            measured.save(path, key)
+        with locked(self.run.lock(name), lambda: None):
+            measured.load(path, key)
+            if len(measured.missing()):
+                self._answer_base(info, measured)
+                measured.save(path, key)
         return measured.answers()[0]
 
+    def _answer_base(self, info: ModelInfo, measured: MeasuredTask) -> None:
+        probe = measured.probe
+        entry = self.capture.entry(probe.name)
+        base_rows, stored = self.base_rows(info), self.capture.rows(probe.name)
+        n_block = block_rows(self.capture.meta.n_vocab, self.settings.n_ubatch_used)
+        self.progress.start(f"base answers of {probe.name}", probe.n_rows, "row")
+        try:
+            for begin in range(0, probe.n_rows, n_block):
+                rows = np.arange(begin, min(begin + n_block, probe.n_rows), dtype=np.int64)
+                measured.add_base(rows, base_rows.logits(stored[rows], entry.row_dtype))
+                self.progress.advance(len(rows))
+        finally:
+            self.progress.finish()
+        measured.decoded[:] = True
+
+    def _complete(self, model: LazyModel, measured: MeasuredText | MeasuredTask, wanted: Int64Array) -> None:
+        """Decode those of the windows or items `wanted` that are not there, going on from a checkpoint."""
+        quant = model.info.identity()
+        path, key = self.rows_path(quant, measured.probe), self._rows_key(quant, measured.probe)
+        unfinished = Unfinished(path, key, measured)
+        begun = unfinished.load()
+        if len(begun) and not np.array_equal(begun, np.intersect1d(measured.missing(), wanted)):
+            # another part of the probe is asked for, in other batches: what is whole is kept
+            measured.keep_whole()
+            measured.save(path, key)
+            unfinished.remove()
+        missing = np.intersect1d(measured.missing(), wanted)
+        if len(missing) == 0:
+            return
+        unfinished.begin(missing)
+        try:
+            self._decode(model, measured, missing, unfinished)
+        except BaseException:
+            with contextlib.suppress(QuantprobeError):  # what ended the work is what must be told
+                unfinished.save()
+            raise
+        measured.decoded[missing] = True
+        measured.save(path, key)
+        unfinished.remove()
+
     def _decode(
-        self, model: LazyModel, probe: Probe, measured: MeasuredText | MeasuredTask, rows: Int64Array | None
+        self, model: LazyModel, measured: MeasuredText | MeasuredTask, part: Int64Array, unfinished: Unfinished
     ) -> None:
-        """Decode a probe and compare its rows; `rows` are their numbers in the captured probe (None: the same)."""
+        """Decode a part of a probe, without the rows that are there, and compare its rows."""
         loaded = model.get()
         of_base = self.capture.meta.settings
         if of_base.get("flash_attn") == self.settings.flash_attn:  # else the difference was allowed by name
             loaded.require_flash_attn(of_base.get("flash_attn_used"))
         base_rows = self.base_rows(model.info)
-        stored = self.capture.rows(probe.name)
-        row_dtype = self.capture.entry(probe.name).row_dtype
-        self.progress.start(f"compare {model.info.name} on {probe.name}", n_probe_tokens(loaded, probe), "tok")
+        name = measured.probe.name
+        stored, row_dtype = self.capture.rows(name), self.capture.entry(name).row_dtype
+        probe, rows = measured.probe.subset(part)
+        done = measured.there[rows]
+        n_tokens = n_probe_tokens(loaded, probe, done, self.llama_geometry)
+        self.progress.start(f"compare {model.info.name} on {name}", n_tokens, "tok")
         try:
-            with closing(probe_blocks(loaded, probe, llama_geometry=self.llama_geometry)) as blocks:
+            with closing(probe_blocks(loaded, probe, llama_geometry=self.llama_geometry, done=done)) as blocks:
                 for block in blocks:
-                    captured = block if rows is None else replace(block, row_ids=rows[block.row_ids])
+                    captured = replace(block, row_ids=rows[block.row_ids])
                     measured.add(captured, base_rows, stored[captured.row_ids], row_dtype)
+                    unfinished.add(captured.row_ids)
                     self.progress.advance(block.n_tokens)
         finally:
             self.progress.finish()

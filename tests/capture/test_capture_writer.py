@@ -30,7 +30,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantprobe.capture import Capture, CaptureWriter, RowWriter
-from quantprobe.errors import InputError, MismatchError
+from quantprobe.errors import FileFormatError, InputError, MismatchError
 
 
 def start(folder: Path, kind: str = "hidden", **changes: Any) -> CaptureWriter:
@@ -39,6 +39,10 @@ def start(folder: Path, kind: str = "hidden", **changes: Any) -> CaptureWriter:
 
 def begin(folder: Path) -> RowWriter:
     return start(folder).begin(make_text(), "float16", 8)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def ids(*values: int) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -129,7 +133,7 @@ def test_finish_refuses_what_is_not_whole(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="nothing was captured"):
             writer.finish(make_head(tmp_path, True))
         fill(writer, make_text())
-        with pytest.raises(MismatchError, match="needs head"):
+        with pytest.raises(MismatchError, match="needs a head"):
             writer.finish()
         writer.begin(make_task(), "float16", 8)
         with pytest.raises(MismatchError, match="'arc' was begun and not finished"):
@@ -137,11 +141,33 @@ def test_finish_refuses_what_is_not_whole(tmp_path: Path) -> None:
     assert not (tmp_path / "a.qpc").exists()
 
 
-def test_existing_capture_is_not_touched(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("base", "changes", "kind", "words"),
+    [
+        (replace(BASE, sha256="c" * 64), {}, "hidden", "another base;"),
+        (BASE, {"n_ctx": 32, "new": 1}, "hidden", "another n_ctx, new;"),
+        (BASE, {}, "logprobs", "another kind;"),
+    ],
+)
+def test_a_capture_of_something_else_is_not_touched(
+    tmp_path: Path, base: Any, changes: dict[str, Any], kind: str, words: str
+) -> None:
     capture = make_capture(tmp_path)
-    with pytest.raises(InputError, match="exists already"):
-        CaptureWriter.create(capture.path, BASE, SETTINGS, "hidden")
-    capture.verify()
+    before = contents(capture.path)
+    with pytest.raises(MismatchError, match=words):
+        CaptureWriter.create(capture.path, base, {**SETTINGS, **changes}, kind)
+    assert contents(capture.path) == before
+
+
+@pytest.mark.parametrize("content", [None, "notes.txt"])
+def test_a_folder_that_is_no_capture_is_not_touched(tmp_path: Path, content: str | None) -> None:
+    folder = tmp_path / "a.qpc"
+    folder.mkdir()
+    if content is not None:
+        (folder / content).write_text("mine", encoding="utf-8")
+    with pytest.raises(FileFormatError, match=r"meta\.json is missing"):
+        start(tmp_path)
+    assert [path.name for path in folder.iterdir()] == ([] if content is None else [content])
 
 
 def interrupt(folder: Path) -> None:
@@ -246,21 +272,20 @@ def test_moved_base_and_tuple_settings_still_fit(tmp_path: Path) -> None:
         assert writer.finish(make_head(tmp_path, True)).meta.base == moved
 
 
-def test_probes_that_are_no_longer_wanted_go(tmp_path: Path) -> None:
+def test_finished_probes_stay_though_the_next_run_wants_others(tmp_path: Path) -> None:
     with start(tmp_path) as writer:
         fill(writer, make_text("old"))
+        fill(writer, make_text("damaged"))
         fill(writer, make_text("wanted"))
+    flip_byte(tmp_path / "a.qpc.partial" / "01-damaged.rows", 5)
     with start(tmp_path) as writer:
         assert writer.reuse(make_text("wanted"))
         fill(writer, make_text("new"))
         capture = writer.finish(make_head(tmp_path, False))
-    assert [entry.name for entry in capture.meta.probes] == ["wanted", "new"]
-    assert {file.name.partition("-")[2] for file in capture.path.iterdir() if "-" in file.name} == {
-        "wanted.rows",
-        "wanted.probe",
-        "new.rows",
-        "new.probe",
-    }
+    assert [entry.name for entry in capture.meta.probes] == ["old", "wanted", "new"]
+    capture.verify()
+    files = {file.name.partition("-")[2] for file in capture.path.iterdir() if "-" in file.name}
+    assert files == {f"{name}.{suffix}" for name in ("old", "wanted", "new") for suffix in ("rows", "probe")}
 
 
 def test_probe_begun_again_replaces_itself(tmp_path: Path) -> None:

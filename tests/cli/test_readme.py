@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -22,6 +24,9 @@ TEXT = README.read_text(encoding="utf-8")
 PAGES = [README, *(CHECKOUT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "bench/README.md"))]
 PAGES += sorted((CHECKOUT / "docs").glob("*.md"))
 
+TINY: dict[str, Any] = {
+    "vocab": "bpe", "chat_template": "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+}  # fmt: skip
 BASE = "SmolLM2-135M-Instruct-F16.gguf"
 NOT_RUN = {"demo", "make-task", "direction", "diff"}
 """The demo has a test with the real model; the others read files that no tiny text or other program can give here."""
@@ -72,12 +77,15 @@ def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # on a busy machine the threads of many small decodes wait for each other longer than they compute
     monkeypatch.setattr("quantprobe.settings.default_threads", lambda: 1)
     for name in (BASE, "model-BF16.gguf"):
-        write_tiny(Path(name), weight_type=name.removesuffix(".gguf").rpartition("-")[2])
+        write_tiny(Path(name), weight_type=name.removesuffix(".gguf").rpartition("-")[2], **TINY)
     Path("quants").mkdir()
-    write_tiny(Path("quants/SmolLM2-135M-Instruct-Q8_0.gguf"), weight_type="Q8_0")
+    write_tiny(Path("quants/SmolLM2-135M-Instruct-Q8_0.gguf"), weight_type="Q8_0", **TINY)
     words = " ".join(f"{number} bottles of beer on the wall." for number in range(160))
     for name in ("wiki.txt", "program.txt"):
         Path(name).write_text(f"{name}: {words}\n", encoding="utf-8", newline="\n")
+    talk = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "99 bottles of beer."}]
+    chats = [{"messages": talk, "category": category} for category in ("songs", "sums")]
+    Path("chats.jsonl").write_text("\n".join(map(json.dumps, chats)), encoding="utf-8", newline="\n")
     questions = [Question(str(n), "", f"{n} bottles of", ("beer", "milk", "ink"), n % 3) for n in range(24)]
     write_native(Path("questions.jsonl"), questions)
     for arguments in (

@@ -32,8 +32,7 @@ from quantprobe.errors import EngineError, IncompatibleError, InputError, Quantp
 from quantprobe.gguf.model import HeadSource, read_head_source, read_model_info
 from quantprobe.probes.text import TextProbe
 from quantprobe.settings import MASK_CELLS, MIN_BATCH, Settings
-from quantprobe.sweep import Inputs, TextInput, capture_base, compare_quants
-from quantprobe.sweep import capturing as sweep_capturing
+from quantprobe.sweep import Inputs, TextInput, base_decode, capture_base, compare_quants
 
 SMALL = Settings(n_ctx=32, n_threads=1)
 
@@ -141,7 +140,7 @@ def test_unknown_head_falls_back_to_logprobs(tmp_path: Path, monkeypatch: pytest
         source = read_head_source(path)
         return HeadSource(**{**vars(source), **lost})
 
-    monkeypatch.setattr(sweep_capturing, "read_head_source", read_without)
+    monkeypatch.setattr(base_decode, "read_head_source", read_without)
     capture, summary, quiet = sweep_once(tmp_path, base, SMALL)
     assert capture.meta.kind == "logprobs" and capture.meta.head is None
     assert any("16-bit log-probabilities" in note for note in quiet.notes)

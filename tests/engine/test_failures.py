@@ -25,8 +25,7 @@ from quantprobe.errors import EngineError, InputError
 from quantprobe.gguf.model import HeadSource, read_head_source, read_model_info
 from quantprobe.probes.text import TextProbe
 from quantprobe.settings import Settings
-from quantprobe.sweep import Inputs, TextInput, capture_base, compare_quants
-from quantprobe.sweep import capturing as sweep_capturing
+from quantprobe.sweep import Inputs, TextInput, base_decode, capture_base, compare_quants
 from quantprobe.sweep import measuring as sweep_measuring
 
 SETTINGS = Settings(n_ctx=32, n_threads=1)
@@ -58,7 +57,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StandInHead, "cpu_has_room", True)
     monkeypatch.setattr(engine_head, "Head", StandInHead)
     monkeypatch.setattr("quantprobe.engine.base_rows.Head", StandInHead)
-    monkeypatch.setattr(sweep_capturing, "Head", StandInHead)
+    monkeypatch.setattr(base_decode, "Head", StandInHead)
 
 
 @pytest.fixture
@@ -90,7 +89,7 @@ def test_the_head_goes_where_it_is_exact_and_has_room(
 
 
 def sweep_with(folder: Path, devices: list[Device], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any, list[str]]:
-    for module in (sweep_capturing, sweep_measuring):
+    for module in (base_decode, sweep_measuring):
         monkeypatch.setattr(module, "output_devices", lambda *_: tuple(devices))
     base = write_tiny(folder / "b.gguf")
     text = TextInput("t", write_letters(folder / "t.txt", 323))

@@ -82,6 +82,7 @@ def test_nothing_to_measure_gives_null_and_not_zero(n_rows):
     summary = asdict(summarise_text(np.zeros(n_rows, ROW_DTYPE), np.zeros(n_rows, np.int32)))
     assert (summary.pop("n_rows"), summary.pop("n_nonfinite")) == (0, n_rows)
     assert (summary.pop("token_drops"), summary.pop("token_leapfrogs")) == (0, 0)
+    assert summary.pop("by_category") == {}
     for name, value in summary.items():
         assert (value["value"] if isinstance(value, dict) else value) is None, name
 
@@ -113,3 +114,14 @@ def test_every_estimate_has_the_declared_unit(rows):
     assert len(estimates) == 12
     for quantity in estimates:
         assert getattr(summary, quantity.name).unit == quantity.unit, quantity.name
+
+
+def test_categories_are_summarised_by_themselves(rows):
+    categories = ("b", "a", "", "b", "a", "a", "b", "b", "a", "", "a", "b")
+    whole = summarise_text(rows, WINDOWS, categories=categories)
+    assert list(whole.by_category) == ["(none)", "a", "b"]
+    for name, found in whole.by_category.items():
+        inside = np.array([category or "(none)" for category in categories])[WINDOWS] == name
+        alone = summarise_text(rows[inside], WINDOWS[inside])
+        assert asdict(found) == {key: value for key, value in asdict(alone).items() if key != "by_category"}
+    assert summarise_text(rows, WINDOWS).by_category == {}

@@ -19,6 +19,7 @@ from quantprobe.metrics.quantities import ROW_QUANTITIES, TASK_QUANTITIES, TEXT_
 from quantprobe.metrics.rows import ROW_DTYPE
 from quantprobe.run.items import COLUMN_MEANINGS
 from quantprobe.run.results import (
+    Drawn,
     MachineFloor,
     NullControl,
     NullTask,
@@ -27,6 +28,7 @@ from quantprobe.run.results import (
     QuantFiles,
     Results,
     TaskFacts,
+    TextFacts,
     results_schema,
 )
 from quantprobe.stats.estimates import Estimate
@@ -39,7 +41,20 @@ PAGE = DOCS / "formats.md"
 SCHEMA = DOCS / "results.schema.json"
 
 RESULTS_RECORDS = (
-    *(Results, ModelIdentity, NullControl, NullText, NullTask, MachineFloor, TaskFacts, Quant, ImatrixInfo, QuantFiles),
+    *(
+        Results,
+        ModelIdentity,
+        NullControl,
+        NullText,
+        NullTask,
+        MachineFloor,
+        TextFacts,
+        TaskFacts,
+        Quant,
+        ImatrixInfo,
+        Drawn,
+        QuantFiles,
+    ),
     *(Estimate, TextSummary, TaskSummary, GroupSummary),
 )
 CAPTURE_RECORDS = (CaptureMeta, ProbeEntry, FileEntry, HeadReference)
@@ -79,12 +94,14 @@ MEANINGS: Mapping[str, str] = {
     "MachineFloor.n_rows": "rows that were compared",
     "MachineFloor.kld_max": "as well",
     "TaskFacts.rule": "scoring rule (docs/metrics.md), or the metric of another program",
+    "TextFacts.n_turns": "of the assistant's, cut off",
     "TaskFacts.template": "what made the prompts",
     "TaskFacts.n_items": "questions",
     "Quant.imatrix": "the importance matrix that the file names",
     "Quant.texts": "by text",
     "Quant.tasks": "by task",
     "Quant.pooled": "all questions of all tasks as one",
+    "Drawn.seed": "of the draw",
     "Quant.files": "only where files do not have their usual names; left out otherwise",
     "ImatrixInfo.file": "its file",
     "ImatrixInfo.dataset": "what it was computed from",

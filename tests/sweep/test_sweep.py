@@ -20,7 +20,7 @@ from quantprobe.gguf.model import read_head_source
 from quantprobe.metrics.rows import ROW_DTYPE
 from quantprobe.names import safe_name
 from quantprobe.run.rows import read_arrays, write_arrays
-from quantprobe.sweep import capturing, inputs, measuring
+from quantprobe.sweep import base_decode, inputs, measuring
 
 ESTIMATE = {"value", "stderr", "low", "high", "level", "n", "n_clusters", "unit"}
 TEXT_ESTIMATES = {"ppl", "ppl_base", "ln_ppl_ratio", "kld_mean", "same_top", "delta_p_mean", "delta_p_rms"}
@@ -255,23 +255,23 @@ def test_an_interrupted_capture_continues(world: World, monkeypatch: pytest.Monk
     other = write_letters(world.folder / "second.txt", seed=5)
     command = [*world.capture_command(*SMALL_BATCH), "--text", f"u={other}"]
     with monkeypatch.context() as patch:
-        interrupt_at(patch, capturing, 1 + 12 + 5)  # the self-check, the first text, and a part of the second
+        interrupt_at(patch, base_decode, 12 + 5)  # the first text and a part of the second
         stopped = run(*command)
     assert (stopped.exit_code, stopped.stdout) == (130, "")
     assert stopped.stderr == "stopped; re-run the command to resume\n"
     assert not world.capture.exists()
 
     labels: list[int] = []
-    original = capturing.probe_blocks
+    original = base_decode.probe_blocks
 
     def counted(*arguments: Any, **options: Any) -> Any:
         for block in original(*arguments, **options):
             labels.append(len(block.row_ids))
             yield block
 
-    monkeypatch.setattr(capturing, "probe_blocks", counted)
+    monkeypatch.setattr(base_decode, "probe_blocks", counted)
     succeed(*command)
-    assert len(labels) == 1 + 12  # the self-check and the second text
+    assert len(labels) == 12 - 5  # what the second text still lacked; the self-check is remembered
     assert not list(world.folder.glob("*.partial"))
     continued = Capture.open(world.capture)
     continued.verify()
@@ -291,7 +291,7 @@ def test_an_interrupted_compare_continues(world: World, monkeypatch: pytest.Monk
     with monkeypatch.context() as patch:
         interrupt_at(patch, measuring, 12 + 5)  # within the second quant
         assert run(*command).exit_code == 130
-    assert files(world.run) == [rows_name("quant é 1")]
+    assert files(world.run) == [f"{rows_name('far')}.checkpoint/0.npz", rows_name("quant é 1")]
     loaded = count_models(monkeypatch)
     succeed(*command)
     assert loaded == ["far"]
@@ -349,7 +349,7 @@ def test_other_settings_are_refused_unless_allowed(world: World) -> None:
 def test_a_capture_is_never_overwritten(world: World) -> None:
     succeed(*world.capture_command())
     before = Capture.open(world.capture).sha256
-    for change in (["-fa", "off"], ["--chunks", "3"], ["--kind", "logprobs"], ["--embed-head"]):
+    for change in (["-fa", "off"], ["--chunks", "3"], ["--kind", "logprobs"]):
         assert "another" in fail(*world.capture_command(*change))
     assert Capture.open(world.capture).sha256 == before
     succeed(*world.capture_command())

@@ -44,7 +44,8 @@ def capture(
 ) -> None:
     """Run BASE on texts and questions and store what `compare` needs.
 
-    Re-run the command to resume; finished work is recognised by content hash.
+    Re-run the command to resume; finished work is recognised by content hash. Texts and questions that the capture
+    does not have yet are added to it.
 
     \b
     Examples:

@@ -17,6 +17,7 @@ from quantprobe.cli.shared.options import (
     json_option,
     llama_compat_option,
     quants_argument,
+    replace_option,
 )
 from quantprobe.cli.shared.output import details_option, open_output
 from quantprobe.cli.shared.progress import open_progress
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 @llama_compat_option
 @equivalence_margin_option
 @decide_options
+@replace_option
 @changed_settings_options
 @details_option
 @json_option
@@ -57,6 +59,7 @@ def compare(
     margin: float,
     decide: Budget | None,
     precision: float | None,
+    replaces: bool,
     changes: Mapping[str, Any],
     details: bool,
     json_path: str | None,
@@ -91,5 +94,6 @@ def compare(
                 margin=margin,
                 decide=decide,
                 precision=precision,
+                replaces=replaces,
             )
-        finish_run(outcome.results, run, output, details, outcome.llama)
+        finish_run(outcome.results, run, output, details, outcome.llama, is_written=True)

@@ -59,7 +59,7 @@ def demo(out: Path, model: Path | None, margin: float, details: bool, json_path:
         with open_progress() as progress:
             base, quants = make_models(source, out, model is None, progress)
             outcome = run_sweep(base, quants, inputs, Settings(), out / "run", progress, margin=margin, decide=Budget())
-        finish_run(outcome.results, out / "run", output, details)
+        finish_run(outcome.results, out / "run", output, details, is_written=True)
         output.say(f"Open {out / 'run' / 'report' / 'report.html'} in a browser.")
         if model is None:
             output.say(

@@ -17,6 +17,7 @@ from quantprobe.cli.shared.options import (
     input_options,
     json_option,
     quants_argument,
+    replace_option,
 )
 from quantprobe.cli.shared.output import details_option, open_output
 from quantprobe.cli.shared.progress import open_progress
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 )
 @equivalence_margin_option
 @decide_options
+@replace_option
 @settings_options
 @details_option
 @json_option
@@ -52,6 +54,7 @@ def sweep(
     margin: float,
     decide: Budget | None,
     precision: float | None,
+    replaces: bool,
     settings: Settings,
     details: bool,
     json_path: str | None,
@@ -90,5 +93,6 @@ def sweep(
                 margin=margin,
                 decide=decide,
                 precision=precision,
+                replaces=replaces,
             )  # fmt: skip
-        finish_run(outcome.results, run, output, details, outcome.llama)
+        finish_run(outcome.results, run, output, details, outcome.llama, is_written=True)

@@ -13,6 +13,7 @@ import click
 from quantprobe.errors import InputError
 from quantprobe.probes.grouping import GROUPINGS
 from quantprobe.probes.rules import DEFAULTS, RULES
+from quantprobe.probes.scores import ASSISTANT, SCORES
 from quantprobe.probes.templates import FORMATS, TEMPLATES
 from quantprobe.settings import EQUIVALENCE_MARGIN
 
@@ -63,11 +64,14 @@ def stack(*options: Callable[[Command], Command]) -> Callable[[Command], Command
 
 _TEXTS = stack(
     click.option("--text", "texts", multiple=True, metavar="[NAME=]FILE",
-                 help="Text to measure on (UTF-8); repeat for several. NAME defaults to the file's name."),
+                 help="Text to measure on (UTF-8), or chats, one JSON object with `messages` a line; repeat for "
+                 "several. NAME defaults to the file's name."),
     click.option("--chunks", "n_chunks", type=click.IntRange(min=1), metavar="N",
-                 help="Windows of each text to measure.  [default: all]"),
+                 help="Windows of each text (of chats, conversations) to measure.  [default: all]"),
     click.option("--parse-special", is_flag=True,
                  help="Read <|im_start|> and its like in texts as special tokens, not as plain text."),
+    click.option("--score", type=click.Choice(SCORES), default=ASSISTANT, show_default=True,
+                 help="Which tokens of chats count: those that the assistant says, or all."),
 )  # fmt: skip
 
 _STYLES = {"cloze": "the choices continue the text", "letter": "their letters do"}
@@ -121,6 +125,13 @@ equivalence_margin_option = _margin_option(
 run_margin_option = _margin_option(None, f"{_MARGIN}  [default: the run's own, else {_DEFAULT_MARGIN}]")
 """For commands that read runs: None unless it is given (`quantprobe.settings.margin_of` has the run's own)."""
 
+replace_option = click.option(
+    "--replace",
+    "replaces",
+    is_flag=True,
+    help="Keep in the results only what this command names, not what the run folder has from earlier ones.",
+)
+
 allow_option = click.option(
     "--allow",
     multiple=True,
@@ -158,7 +169,7 @@ def input_options(command: Command) -> Command:
     @functools.wraps(command)
     def with_inputs(
         *args: Any, texts: Sequence[str], tasks: Sequence[str], prompting: Mapping[str, Any], n_chunks: int | None,
-        parse_special: bool, llama_compat: bool, **kwargs: Any,
+        parse_special: bool, score: str, llama_compat: bool, **kwargs: Any,
     ) -> Any:  # fmt: skip
         from quantprobe.sweep import Inputs
 
@@ -169,6 +180,7 @@ def input_options(command: Command) -> Command:
             tasks=named_tasks([file for file in named if file.kind == "task"], prompting),
             n_chunks=n_chunks,
             parse_special=parse_special,
+            score=score,
             llama_compat=llama_compat,
         )
         return command(*args, inputs=inputs, **kwargs)

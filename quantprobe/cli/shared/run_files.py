@@ -20,10 +20,11 @@ def finish_run(
     output: Output,
     details: bool = False,
     llama: Mapping[tuple[str, str], LlamaStatistics] | None = None,
+    is_written: bool = False,
 ) -> Cohort:
     """Write the files of a run (none if `run` is None) and print what it found.
 
-    `llama`, by quant and text, is printed as llama-perplexity prints it.
+    `llama`, by quant and text, is printed as llama-perplexity prints it. `is_written`: results.json is there already.
     """
     from quantprobe.report.finish import write_run
     from quantprobe.report.terminal import describe_run
@@ -35,7 +36,7 @@ def finish_run(
     if run is None:
         cohort = merge_runs([RunFolder(Path())], [results])
     else:
-        cohort, written = write_run(results, RunFolder(run))
+        cohort, written = write_run(None if is_written else results, RunFolder(run))
     output.show(describe_run(cohort, output.width, details))
     for (quant, text), statistics in (llama or {}).items():
         output.say(f"{quant} on {text}, as llama-perplexity prints it:\n\n{statistics.format()}")

@@ -23,6 +23,7 @@ from quantprobe.report.page.flips import SharedFlip, shared_flips
 from quantprobe.report.page.notes import reading_notes
 from quantprobe.report.page.tables import files_table, subject_table
 from quantprobe.report.printable import printable
+from quantprobe.report.tables.categories import category_table, heat_table
 from quantprobe.report.tables.cells import Table
 from quantprobe.report.tables.study import correlation_table
 from quantprobe.report.tables.tasks import POOLED, task_names, task_table
@@ -60,6 +61,9 @@ class Page:
     findings: Sequence[Fold]
     ideas: Table | None
     texts: Sequence[Table]
+    heats: Sequence[Table]
+    """Quants by categories, of texts whose windows have them."""
+    categories: Sequence[Table]
     tasks: Sequence[TaskSection]
     notes: Sequence[str]
     base_facts: Sequence[tuple[str, str]]
@@ -128,6 +132,8 @@ def _page(cohort: Cohort, findings: Findings | None, answer: Answer, data: PageD
         findings=finding_folds(findings),
         ideas=None if findings is None else correlation_table(findings),
         texts=[text_table(cohort, text, names) for text in cohort.texts],
+        heats=[table for text in cohort.texts if (table := heat_table(cohort, text, names)) is not None],
+        categories=[table for text in cohort.texts if (table := category_table(cohort, text, names)) is not None],
         tasks=[_task_section(cohort, task, names, flips) for task in task_names(cohort)],
         notes=reading_notes(cohort),
         base_facts=_base_facts(cohort),

@@ -52,6 +52,25 @@ def texts_csv(cohort: Cohort) -> str:
     return _write([*header, "n_windows", "level", "kld_floor", "below_floor"], lines)
 
 
+def categories_csv(cohort: Cohort) -> str:
+    """results_categories.csv: one line per text, quant and category; empty where no text has categories.
+
+    The intervals are not corrected for choosing among categories: the largest of many is large by chance.
+    """
+    header = ["text", "name", "category", *_headings(TEXT_ESTIMATES, ENDS), *TEXT_NUMBERS, "n_windows", "level"]
+    lines = [
+        [
+            *(text, quant.name, category, *_ends(entry, TEXT_ESTIMATES, ENDS)),
+            *(getattr(entry, name) for name in TEXT_NUMBERS),
+            *(entry.kld_mean.n_clusters, entry.kld_mean.level),
+        ]
+        for text in cohort.texts
+        for quant, summary in measured(cohort, text)
+        for category, entry in summary.by_category.items()
+    ]
+    return _write(header, lines)
+
+
 def tasks_csv(cohort: Cohort) -> str:
     """results_tasks.csv: one line per quant and task, and all tasks pooled; empty where no task was measured."""
     header = ["task", *IDENTITY, "bpw", "file_type", *_headings(TASK_ESTIMATES, ENDS), *TASK_NUMBERS]
