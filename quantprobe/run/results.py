@@ -31,7 +31,7 @@ _Record = TypeVar("_Record")
 
 @dataclass(frozen=True, kw_only=True)
 class NullText:
-    """The base against its own capture on one text."""
+    """The base against its own capture on one text: `kld_mean.n` rows were finite and compared."""
 
     kld_mean: Estimate
     kld_max: float | None = None

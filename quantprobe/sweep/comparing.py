@@ -24,7 +24,7 @@ from quantprobe.settings import EQUIVALENCE_MARGIN, Settings
 from quantprobe.stats.llama_summary import LlamaStatistics
 from quantprobe.stats.sequential import StopRule
 from quantprobe.sweep.deciding import Budget, DecidePlan
-from quantprobe.sweep.inputs import Progress, check_names, identify, read_measurable
+from quantprobe.sweep.inputs import Progress, check_names, identify_all, read_measurable
 from quantprobe.sweep.measuring import Measuring
 from quantprobe.sweep.recorded import record_settings
 
@@ -77,7 +77,7 @@ def compare_quants(
     changed = [str(each) for each in differences if each.moves_logits]
     for change in changed:
         progress.note(f"compared under settings that differ from the capture's: {change}")
-    infos = [identify(info, progress) for info in read_quants(quants, capture.meta.base)]
+    infos = identify_all(read_quants(quants, capture.meta.base), progress)
     tasks = task_facts(capture, groupings or {})
     plan = None
     if decide is not None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Lock
 from typing import Protocol
 
 from quantprobe.engine.model import Model
@@ -13,6 +16,9 @@ from quantprobe.errors import InputError
 from quantprobe.gguf.model import ModelInfo, hash_model, read_model_info, require_measurable
 from quantprobe.probes.text import TextProbe, read_text, text_probe
 from quantprobe.settings import Settings
+
+MAX_READERS = 4
+"""Files hashed at a time: more cores than that outrun the disk."""
 
 
 class Progress(Protocol):
@@ -132,11 +138,29 @@ def read_measurable(path: Path) -> ModelInfo:
 
 def identify(info: ModelInfo, progress: Progress) -> ModelInfo:
     """The same with the content's digest."""
-    progress.start(f"hash {info.name}", info.size_bytes, "B")
-    try:
-        return hash_model(info, progress.advance)
-    finally:
-        progress.finish()
+    return identify_all([info], progress)[0]
+
+
+def identify_all(infos: Sequence[ModelInfo], progress: Progress) -> list[ModelInfo]:
+    """The same models with the digests of their contents, several read at a time: SHA-256 runs without the GIL."""
+    label = f"hash {infos[0].name}" if len(infos) == 1 else f"hash {len(infos)} models"
+    progress.start(label, sum(info.size_bytes for info in infos), "B")
+    stopped, one_at_a_time = Event(), Lock()
+
+    def advance(n: int) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        with one_at_a_time:
+            progress.advance(n)
+
+    with ThreadPoolExecutor(min(len(infos), os.cpu_count() or 1, MAX_READERS) or 1) as pool:
+        try:
+            return list(pool.map(lambda info: hash_model(info, advance), infos))
+        except BaseException:
+            stopped.set()  # leaving waits for what runs, which may have minutes to go
+            raise
+        finally:
+            progress.finish()
 
 
 def load_model(info: ModelInfo, settings: Settings, progress: Progress) -> Model:
