@@ -113,8 +113,10 @@ def _with_hint(error: click.ClickException) -> str:
 
 
 def _fail(message: str, status: int = FAILED) -> NoReturn:
-    """One line on standard error, whatever line ends the message has, and out."""
-    click.echo("; ".join(line.strip() for line in message.splitlines() if line.strip()), err=True)
+    """One line on standard error, whatever line ends and controls the message has, and out."""
+    from quantprobe.report.printable import printable
+
+    click.echo(printable("; ".join(line.strip() for line in message.splitlines() if line.strip())), err=True)
     sys.exit(status)
 
 

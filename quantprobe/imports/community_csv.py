@@ -12,6 +12,7 @@ from pathlib import Path
 from quantprobe.errors import FileFormatError, InputError
 from quantprobe.gguf.model import ModelIdentity
 from quantprobe.imports.llama_logs import LEVEL, STATISTICS, summarise_printed
+from quantprobe.run.csv_cells import read_csv_text
 from quantprobe.stats.estimates import Estimate
 from quantprobe.stats.summary import TextSummary
 
@@ -80,12 +81,12 @@ def _model(where: str, row: Mapping[str, str | None]) -> CsvModel:
         )
     if "kld_mean" not in values:
         raise FileFormatError(f"{where}: Mean KLD_mean is empty; a line without it says nothing about fidelity")
-    name = (row.get("model_name") or "").strip()
+    name = read_csv_text((row.get("model_name") or "").strip())
     if not name:
         raise FileFormatError(f"{where}: model_name is empty")
     quant = ModelIdentity(
         name=name,
-        path=row.get("file_path") or "",
+        path=read_csv_text(row.get("file_path") or ""),
         size_bytes=None if size is None else round(size),
         bpw=_number(where, row, "bpw"),
     )

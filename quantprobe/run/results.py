@@ -17,6 +17,7 @@ import msgspec
 
 from quantprobe.errors import FileFormatError, InputError
 from quantprobe.gguf.model import ImatrixInfo, ModelIdentity
+from quantprobe.names import is_safe_path
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.json_text import plain, write_json
 from quantprobe.stats.estimates import Estimate
@@ -231,9 +232,8 @@ def _coerced(entry: Any, kind: type[Any]) -> Any:
 def _check_files(results: Results, where: str) -> None:
     for quant in results.quants:
         for relative in (*quant.files.texts.values(), *quant.files.tasks.values()):
-            parts = relative.split("/")
-            if relative.startswith("/") or ".." in parts or ":" in relative or "\\" in relative or not relative:
+            if not is_safe_path(relative):
                 raise FileFormatError(
                     f"{where}: the quant {quant.name!r} names the file {relative!r}; expected a path inside the run's "
-                    "folder, with forward slashes"
+                    "folder, with forward slashes and of ordinary names"
                 )
