@@ -85,6 +85,13 @@ def test_no_error_steers_the_terminal() -> None:
         assert done.exit_code == 1 and not set(done.stderr) & CONTROLS and done.stderr.count("\n") == 1
 
 
+def test_no_error_fills_the_screen() -> None:
+    done = CliRunner().invoke(raising(InputError("no id " + "x" * 100_000 + "; name another")), ["fail"])
+    assert (
+        len(done.stderr) < 2100 and done.stderr.endswith("; name another\n") and done.stderr.startswith("error: no id")
+    )
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_no_note_and_no_label_steers_the_terminal_and_every_note_is_printed(terminal: bool) -> None:
     out = io.StringIO()

@@ -30,6 +30,8 @@ from quantprobe.cli.commands.sweep import sweep
 from quantprobe.errors import QuantprobeError
 
 FAILED, STOPPED = 1, 130
+MAX_MESSAGE = 2000
+"""Characters of an error that are shown."""
 _ASKS_FOR_HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())
 """What a group without a command raises since click 8.2; before, it printed its help by itself."""
 
@@ -116,7 +118,10 @@ def _fail(message: str, status: int = FAILED) -> NoReturn:
     """One line on standard error, whatever line ends and controls the message has, and out."""
     from quantprobe.report.printable import printable
 
-    click.echo(printable("; ".join(line.strip() for line in message.splitlines() if line.strip())), err=True)
+    line = printable("; ".join(line.strip() for line in message.splitlines() if line.strip()))
+    if len(line) > MAX_MESSAGE:  # what was found in a damaged file may be the whole file
+        line = f"{line[: MAX_MESSAGE - 500]} ... {line[-500:]}"
+    click.echo(line, err=True)
     sys.exit(status)
 
 

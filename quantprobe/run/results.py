@@ -167,7 +167,7 @@ def parse_results(document: Any, where: str = "results.json") -> Results:
 def _convert(value: Any, kind: type[_Record], where: str) -> _Record:
     try:
         return msgspec.convert(value, kind, strict=True)
-    except (msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.ValidationError, RecursionError, UnicodeError) as error:
         raise FileFormatError(
             f"{where}: {error}; a number that does not exist is written as null; run the sweep again, or correct the "
             "program that wrote the file"
