@@ -306,6 +306,8 @@ def _read_one(target: Target, path: Path, data: bytes, report: Report) -> None:
     except QuantprobeError as error:
         report.n_refused += 1
         found = "" if str(error) else "an empty message"
+    except TimeoutError:
+        found = "a hang"
     except Exception as error:
         last = error.__traceback__
         while last is not None and last.tb_next is not None:
