@@ -22,7 +22,7 @@ from fuzz_targets import all_targets
 from fuzzing import MEMORY_LIMIT, TIME_LIMIT, fuzz
 
 HEAD = (
-    "| format | inputs | read | refused with one line | crashes | hangs | allocations | tracebacks | slowest (s) | most memory (MB) |",
+    "| format | inputs | read | refused | crashes | hangs | allocations | tracebacks | slowest (s) | most MB |",
     "| :--- " + "| ---: " * 9 + "|",
 )
 
@@ -81,9 +81,8 @@ def main() -> None:
             print(f"    {what}: {data[:200]}", file=sys.stderr, flush=True)
         if given.out is not None:
             given.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(
-        f"\nA hang: more than {TIME_LIMIT:g} s of processor time. An allocation: more than {MEMORY_LIMIT >> 20} MiB at a time."
-    )
+    limits = f"a hang is more than {TIME_LIMIT:g} s of processor time, an allocation more than {MEMORY_LIMIT >> 20} MiB"
+    print(f"\nRefused: with one line. Of one file, {limits}.")
 
 
 if __name__ == "__main__":

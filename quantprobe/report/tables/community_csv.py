@@ -23,7 +23,7 @@ def community_csv(cohort: Cohort, text: str) -> str:
     header = ["model_name", "file_size_gb", "bpw", "file_path", "file_size_gib"]
     for label, statistic in STATISTICS.items():
         header += [f"{label}_mean", f"{label}_std"] if statistic.has_error else [label]
-    lines: list[list[object]] = [header]
+    lines: list[list[object]] = [[*header]]
     for quant in measured:
         size = quant.size_bytes
         line: list[object] = [quant.name, _cell(size, 1e-9), _cell(quant.bpw), quant.path, _cell(size, 2**-30)]
