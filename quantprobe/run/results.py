@@ -27,6 +27,9 @@ from quantprobe.stats.summary_tasks import TaskSummary
 FORMAT_VERSION = 1
 """Raised when a reader of the version before would misread the file; new members alone do not raise it."""
 
+MAX_NUMBER, MAX_DIGITS = 1e300, 19
+"""Bounds of what is believed: differences of such numbers are still finite, and counts fit 64 bits."""
+
 _Record = TypeVar("_Record")
 
 
@@ -137,7 +140,9 @@ def read_results(path: Path) -> Results:
     """
     file = path if path.is_file() else path / "results.json"
     try:
-        document = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        document = json.loads(
+            file.read_text(encoding="utf-8"), parse_constant=_refuse_constant, parse_float=_float, parse_int=_int
+        )
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{file} does not exist; give the folder that holds a run's results.json") from error
     except OSError as error:
@@ -149,6 +154,19 @@ def read_results(path: Path) -> Results:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON; a number that does not exist is null")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if abs(value) > MAX_NUMBER:
+        raise ValueError(f"{text[:30]} is beyond every number of a measurement, {MAX_NUMBER:g}")
+    return value
+
+
+def _int(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"{text[:30]} has {len(text)} digits, expected at most {MAX_DIGITS}")
+    return int(text)
 
 
 def parse_results(document: Any, where: str = "results.json") -> Results:
