@@ -54,7 +54,7 @@ CSV_TASKS = (
     b'0,"The cup, the _ fell",dog,cat,1\n1,The _ ran,man,car,2\n',
     b"ctx one\n2\na\nb\nc\nd\nctx two\n0\ne\nf\ng\nh\n",
 )
-LOG_LINE = "{n:4d}  12.3000 ±  0.5000     0.01000 ±    0.00100     0.02000 ±    0.00200   1.234 ±  0.010 %    90.000 ±  0.900 %"
+LOG_LINE = "{n:4d} 12.3000 ± 0.5000  0.01000 ± 0.00100  0.02000 ± 0.00200  1.234 ± 0.010 %  90.000 ± 0.900 %"
 KLD_LOG = "\n".join(
     [
         "chunk   PPL   ln(PPL(Q)/PPL(base))   KL Divergence   Δp RMS   Same top p",
@@ -91,8 +91,8 @@ def values_of(document: Any, also: Sequence[bytes] = ()) -> Make:
 def answer_seeds() -> list[bytes]:
     rows = [
         {
-            "doc_id": i, "doc": {"subject": f"s{i}"}, "target": "1", "filtered_resps": [["-1.5", "False"], ["-1.0", "True"]],
-            "filter": "none", "acc": 1.0, "acc_norm": 0.0, "doc_hash": f"h{i}",
+            "doc_id": i, "doc": {"subject": f"s{i}"}, "target": "1",
+            "filtered_resps": [["-1.5", "False"], ["-1.0", "True"]], "filter": "none", "acc": 1.0, "acc_norm": 0.0, "doc_hash": f"h{i}",
         }
         for i in range(4)
     ]  # fmt: skip
@@ -168,9 +168,8 @@ def all_targets(folder: Path) -> dict[str, Target]:
 
 def _of_models(folder: Path) -> list[Target]:
     whole = write_tiny(folder / "whole.gguf", n_layer=1, vocab="bpe")
-    heads = []
-    for keep in (20_000, 60_000):  # the metadata, and a little of the weights, which no reader looks at
-        heads.append(whole.read_bytes()[:keep])
+    # the metadata, and a little of the weights, which no reader looks at
+    heads = [whole.read_bytes()[:keep] for keep in (20_000, 60_000)]
     small = write_tiny(folder / "small.gguf", n_layer=1, vocab="spm").read_bytes()
 
     def use(path: Path) -> None:

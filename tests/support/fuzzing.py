@@ -15,6 +15,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,13 +150,13 @@ def mutate_values(rng: random.Random, document: Any) -> Any:
         if what == 0:
             del parent[key]
         elif what == 1:
-            parent[key] = other[other_key] if not _holds(other[other_key], parent) else None
+            parent[key] = deepcopy(other[other_key])
         elif what == 2 and isinstance(parent, list):
             parent.append(json.loads(json.dumps(parent[key])))
         elif what == 2:
             parent[str(rng.choice(_VALUES))[:50]] = parent.pop(key)
         else:
-            parent[key] = rng.choice(_VALUES)
+            parent[key] = deepcopy(rng.choice(_VALUES))
     return changed
 
 
@@ -172,10 +173,6 @@ def _containers(value: Any) -> list[Any]:
 
 def _keys(container: Any) -> list[Any]:
     return list(container) if isinstance(container, dict) else list(range(len(container)))
-
-
-def _holds(value: Any, container: Any) -> bool:
-    return any(each is container for each in _containers(value))
 
 
 def _flip(rng: random.Random, data: bytearray, _: Sequence[bytes]) -> None:
@@ -259,7 +256,10 @@ class Report:
 
 
 def fuzz(target: Target, count: int, seed: int = 0) -> Report:
-    """Give `count` damaged files to the reader. The same seed gives the same files; the file that is damaged is valid again afterwards, if it was there before."""
+    """Give `count` damaged files to the reader. The same seed gives the same files.
+
+    A file that was there before is valid again afterwards.
+    """
     report = Report(target.name)
     path = target.path
     path.parent.mkdir(parents=True, exist_ok=True)
