@@ -92,7 +92,8 @@ def answer_seeds() -> list[bytes]:
     rows = [
         {
             "doc_id": i, "doc": {"subject": f"s{i}"}, "target": "1",
-            "filtered_resps": [["-1.5", "False"], ["-1.0", "True"]], "filter": "none", "acc": 1.0, "acc_norm": 0.0, "doc_hash": f"h{i}",
+            "filtered_resps": [["-1.5", "False"], ["-1.0", "True"]],
+            "filter": "none", "acc": 1.0, "acc_norm": 0.0, "doc_hash": f"h{i}",
         }
         for i in range(4)
     ]  # fmt: skip
