@@ -138,13 +138,19 @@ def read_measurable(path: Path) -> ModelInfo:
 
 def identify(info: ModelInfo, progress: Progress) -> ModelInfo:
     """The same with the content's digest."""
-    return identify_all([info], progress)[0]
+    progress.start(f"hash {info.name}", info.size_bytes, "B")
+    try:
+        return hash_model(info, progress.advance)
+    finally:
+        progress.finish()
 
 
 def identify_all(infos: Sequence[ModelInfo], progress: Progress) -> list[ModelInfo]:
     """The same models with the digests of their contents, several read at a time: SHA-256 runs without the GIL."""
-    label = f"hash {infos[0].name}" if len(infos) == 1 else f"hash {len(infos)} models"
-    progress.start(label, sum(info.size_bytes for info in infos), "B")
+    n_readers = min(len(infos), os.cpu_count() or 1, MAX_READERS)
+    if n_readers < 2:
+        return [identify(info, progress) for info in infos]
+    progress.start(f"hash {len(infos)} models", sum(info.size_bytes for info in infos), "B")
     stopped, one_at_a_time = Event(), Lock()
 
     def advance(n: int) -> None:
@@ -153,7 +159,7 @@ def identify_all(infos: Sequence[ModelInfo], progress: Progress) -> list[ModelIn
         with one_at_a_time:
             progress.advance(n)
 
-    with ThreadPoolExecutor(min(len(infos), os.cpu_count() or 1, MAX_READERS) or 1) as pool:
+    with ThreadPoolExecutor(n_readers) as pool:
         try:
             return list(pool.map(lambda info: hash_model(info, advance), infos))
         except BaseException:

@@ -22,13 +22,13 @@ class Counting:
     """What a progress was told."""
 
     def __init__(self) -> None:
-        self.total, self.done, self.label = 0, 0, ""
+        self.total, self.done = 0, 0
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_: None
 
     def start(self, label: str, total: int | None, unit: str) -> None:
-        self.label, self.total = label, total or 0
+        self.total += total or 0
 
     def advance(self, n: int = 1) -> None:
         self.done += n
@@ -38,11 +38,15 @@ def models(folder: Path, n: int) -> list[ModelInfo]:
     return [read_model_info(write_tiny(folder / f"m{i}.gguf", n_layer=1, seed=i)) for i in range(n)]
 
 
-def test_every_model_gets_its_own_digest_and_all_bytes_are_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("n_cores", [1, 2])
+def test_every_model_gets_its_own_digest_and_all_bytes_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_cores: int
+) -> None:
+    monkeypatch.setattr(inputs.os, "cpu_count", lambda: n_cores)
     infos, progress = models(tmp_path, 3), Counting()
     found = identify_all(infos, progress)
     assert [each.sha256 for each in found] == [hashlib.sha256(i.path.read_bytes()).hexdigest() for i in infos]
-    assert progress.label == "hash 3 models" and progress.done == progress.total == sum(i.size_bytes for i in infos)
+    assert progress.done == progress.total == sum(i.size_bytes for i in infos)
     assert identify_all([], SILENT) == []
 
 
