@@ -9,6 +9,16 @@ MAX_LENGTH = 100
 _WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
+def is_safe_path(relative: str) -> bool:
+    """Whether a path with forward slashes stays inside its folder and is an ordinary file on every system."""
+    return all(_is_safe_part(part) for part in relative.split("/"))
+
+
+def _is_safe_part(part: str) -> bool:
+    ordinary = part.isprintable() and not set(part) & set('\\:<>"|?*') and not _WINDOWS_DEVICES.fullmatch(part)
+    return bool(part) and ordinary and part[-1] not in ". "
+
+
 def safe_name(name: str) -> str:
     """`name` as a file or folder name that every system takes: letters, digits, `.`, `_` and `-`.
 

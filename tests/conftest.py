@@ -16,6 +16,9 @@ if not [path for path in (CHECKOUT / "quantprobe").glob("_native.*") if path.suf
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != CHECKOUT]
 
 
+os.environ["QUANTPROBE_NO_CACHE"] = "1"  # no test, nor what it starts, writes into the home of whoever runs it
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _outside_the_checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Child processes import from their working folder first: it must not be the checkout."""

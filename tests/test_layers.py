@@ -18,7 +18,11 @@ LAYERS = (
     *("errors", "arrays", "gguf", "settings", "probes", "metrics", "stats", "run", "capture"),
     *("engine", "sweep", "study", "imports", "report", "api", "cli"),
 )
-LAYER_OF = {"_native": "engine", "names": "arrays", "files": "arrays", "locks": "arrays", "__main__": "cli"}
+LAYER_OF = {
+    **dict.fromkeys(("names", "files", "locks", "compiling"), "arrays"),
+    "_native": "engine",
+    "__main__": "cli",
+}
 ROOT = "quantprobe"
 
 # Outside the package: who may import it. A module is named by its layer, or by the start of its dotted name.

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from quantprobe.arrays import Float32Array, Int32Array, UInt16Array
 from quantprobe.capture.meta import JsonValue, record_width
 from quantprobe.capture.store import Capture
 from quantprobe.capture.writer import CaptureWriter, lock_file
+from quantprobe.compiling import compiled
 from quantprobe.errors import FileFormatError, InputError, MismatchError
 from quantprobe.files import reading, sync_file, sync_folder, writing
 from quantprobe.gguf.model import ModelIdentity
@@ -246,7 +247,7 @@ def decode_records(records: UInt16Array, n_vocab: int) -> Float32Array:
     return out
 
 
-@njit(cache=True, nogil=True, parallel=True)  # type: ignore[untyped-decorator]
+@compiled(parallel=True, nogil=True)
 def _encode(logits: Float32Array, header: Float32Array, codes: UInt16Array) -> None:
     # A float literal would make numba compute in float64; every constant here is float32 for that reason.
     magic = np.float32(12582912.0)  # 1.5 * 2**23: a float32 sum with it has no room for a fraction

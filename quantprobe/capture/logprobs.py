@@ -15,9 +15,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from quantprobe.arrays import Float32Array, UInt16Array
+from quantprobe.compiling import compiled
 from quantprobe.errors import MismatchError
 
 HEADER_WORDS = 4
@@ -54,7 +55,7 @@ def decode_logprobs(rows: UInt16Array) -> Float32Array:
     return out
 
 
-@njit(cache=True, nogil=True, parallel=True)  # type: ignore[untyped-decorator]
+@compiled(parallel=True, nogil=True)
 def _encode(logits: Float32Array, header: Float32Array, codes: UInt16Array) -> None:
     for row in prange(logits.shape[0]):
         best = -math.inf
@@ -83,7 +84,7 @@ def _encode(logits: Float32Array, header: Float32Array, codes: UInt16Array) -> N
                 codes[row, token] = TOP_CODE - min(int(math.sqrt(gap) * inverse + 0.5), N_STEPS)
 
 
-@njit(cache=True, nogil=True, parallel=True)  # type: ignore[untyped-decorator]
+@compiled(parallel=True, nogil=True)
 def _decode(rows: UInt16Array, header: Float32Array, out: Float32Array) -> None:
     for row in prange(rows.shape[0]):
         best = np.float64(header[row, 0])

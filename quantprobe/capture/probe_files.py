@@ -20,6 +20,8 @@ from quantprobe.probes.items import ChoiceItem, TaskProbe
 from quantprobe.probes.text import Cut, TextProbe, Windows, ragged_probe
 
 Probe: TypeAlias = TextProbe | TaskProbe
+_DAMAGE = (InputError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What comes of a header whose values have other types or sizes than those that were written."""
 
 
 def hash_bytes(data: bytes) -> str:
@@ -101,9 +103,9 @@ def decode_text(data: bytes, entry: ProbeEntry, where: str) -> TextProbe:
             probe = _ragged(header, tokens)
         else:
             probe = TextProbe(header["name"], tokens.reshape(-1, header["n_ctx"]), header["bos"])
-    except (InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        _check(probe, entry, where)
+    except _DAMAGE as error:
         raise _damaged(where, str(error)) from error
-    _check(probe, entry, where)
     return probe
 
 
@@ -139,9 +141,9 @@ def decode_task(data: bytes, entry: ProbeEntry, where: str) -> TaskProbe:
         probe = TaskProbe(
             header["name"], header["rule"], header["template"], tuple(items), int(header["n_left_out"]), grouping
         )
-    except (InputError, ValueError, KeyError, TypeError, RecursionError) as error:
+        _check(probe, entry, where)
+    except _DAMAGE as error:
         raise _damaged(where, str(error)) from error
-    _check(probe, entry, where)
     return probe
 
 

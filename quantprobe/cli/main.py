@@ -30,6 +30,8 @@ from quantprobe.cli.commands.sweep import sweep
 from quantprobe.errors import QuantprobeError
 
 FAILED, STOPPED = 1, 130
+MAX_MESSAGE = 2000
+"""Characters of an error that are shown."""
 _ASKS_FOR_HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())
 """What a group without a command raises since click 8.2; before, it printed its help by itself."""
 
@@ -113,8 +115,13 @@ def _with_hint(error: click.ClickException) -> str:
 
 
 def _fail(message: str, status: int = FAILED) -> NoReturn:
-    """One line on standard error, whatever line ends the message has, and out."""
-    click.echo("; ".join(line.strip() for line in message.splitlines() if line.strip()), err=True)
+    """One line on standard error, whatever line ends and controls the message has, and out."""
+    from quantprobe.report.printable import printable
+
+    line = printable("; ".join(line.strip() for line in message.splitlines() if line.strip()))
+    if len(line) > MAX_MESSAGE:  # what was found in a damaged file may be the whole file
+        line = f"{line[: MAX_MESSAGE - 500]} ... {line[-500:]}"
+    click.echo(line, err=True)
     sys.exit(status)
 
 

@@ -13,16 +13,16 @@ from gguf import GGMLQuantizationType
 
 from quantprobe.arrays import Float32Array
 from quantprobe.errors import FileFormatError, InputError
+from quantprobe.gguf.digests import content_digest
 from quantprobe.gguf.file_types import file_type_of
 from quantprobe.gguf.header import ArrayField, Header, Tensor
-from quantprobe.gguf.parts import find_tensor, hash_files, model_name, read_parts, read_span, split_paths
+from quantprobe.gguf.parts import find_tensor, model_name, read_parts, read_span, split_paths
 
 __all__ = [
     "HeadSource",
     "ImatrixInfo",
     "ModelIdentity",
     "ModelInfo",
-    "hash_files",
     "hash_model",
     "read_head_source",
     "read_model_info",
@@ -224,8 +224,8 @@ def require_measurable(info: ModelInfo) -> None:
 
 
 def hash_model(info: ModelInfo, on_bytes: Callable[[int], None] | None = None) -> ModelInfo:
-    """The same information with `sha256` filled from the contents of all parts; see `hash_files`."""
-    return replace(info, sha256=hash_files(split_paths(info.path), on_bytes))
+    """The same information with `sha256` filled from the contents of all parts; see `content_digest`."""
+    return replace(info, sha256=content_digest(split_paths(info.path), on_bytes))
 
 
 def require_model(header: Header) -> str:

@@ -12,6 +12,7 @@ from quantprobe.errors import FileFormatError, InputError
 from quantprobe.gguf.header import Header, Tensor, read_header
 
 PIECE = 8 << 20  # bytes hashed between two progress calls
+MAX_LISTED = 3  # missing parts that an error names
 _SPLIT_NAME = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
@@ -64,8 +65,11 @@ def part_paths(first: Header) -> list[Path]:
         raise FileFormatError(f"{path} is part {name.number} of {count}; give the first part, {paths[0].name}")
     missing = [part.name for part in paths if not part.is_file()]
     if missing:
+        listed = ", ".join(missing[:MAX_LISTED]) + f" and {len(missing) - MAX_LISTED} more" * (
+            len(missing) > MAX_LISTED
+        )
         raise FileFormatError(
-            f"{path} has {count} parts and {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing "
+            f"{path} has {count} parts and {listed} {'is' if len(missing) == 1 else 'are'} missing "
             f"from {path.parent}; download all parts into one folder"
         )
     return paths

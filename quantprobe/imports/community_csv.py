@@ -12,10 +12,12 @@ from pathlib import Path
 from quantprobe.errors import FileFormatError, InputError
 from quantprobe.gguf.model import ModelIdentity
 from quantprobe.imports.llama_logs import LEVEL, STATISTICS, summarise_printed
+from quantprobe.run.csv_cells import read_csv_text
 from quantprobe.stats.estimates import Estimate
 from quantprobe.stats.summary import TextSummary
 
 Z95 = 1.959963984540054
+MAX_SIZE = 2.0**63
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,14 @@ def read_community_csv(file: Path) -> list[CsvModel]:
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}") from error
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    columns = reader.fieldnames or []
+    try:
+        columns, rows = reader.fieldnames or [], [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise FileFormatError(f"{file}:{reader.line_num}: not CSV ({error})") from error
     absent = [name for name in ("model_name", "Mean KLD_mean") if name not in columns]
     if absent:
         raise FileFormatError(f"{file}:1: no column {' or '.join(absent)}; found {', '.join(columns) or 'nothing'}")
-    models = [_model(f"{file}:{reader.line_num}", row) for row in reader]
+    models = [_model(f"{file}:{line}", row) for line, row in rows]
     names = [model.quant.name for model in models]
     if not names or len(set(names)) != len(names):
         raise FileFormatError(f"{file}: {'a model is named twice' if names else 'the table has no line'}")
@@ -60,6 +65,8 @@ def read_community_csv(file: Path) -> list[CsvModel]:
 def _model(where: str, row: Mapping[str, str | None]) -> CsvModel:
     gib, gb = _number(where, row, "file_size_gib"), _number(where, row, "file_size_gb")
     size = gib * 2**30 if gib is not None else None if gb is None else gb * 1e9
+    if size is not None and not 0 <= size < MAX_SIZE:
+        raise FileFormatError(f"{where}: a file of {size:g} bytes; expected a size in GB or GiB")
     values: dict[str, Estimate] = {}
     for label, statistic in STATISTICS.items():
         value = _number(where, row, f"{label}_mean" if statistic.has_error else label)
@@ -80,12 +87,12 @@ def _model(where: str, row: Mapping[str, str | None]) -> CsvModel:
         )
     if "kld_mean" not in values:
         raise FileFormatError(f"{where}: Mean KLD_mean is empty; a line without it says nothing about fidelity")
-    name = (row.get("model_name") or "").strip()
+    name = read_csv_text((row.get("model_name") or "").strip())
     if not name:
         raise FileFormatError(f"{where}: model_name is empty")
     quant = ModelIdentity(
         name=name,
-        path=row.get("file_path") or "",
+        path=read_csv_text(row.get("file_path") or ""),
         size_bytes=None if size is None else round(size),
         bpw=_number(where, row, "bpw"),
     )

@@ -56,7 +56,10 @@ STATISTICS: Mapping[str, Statistic] = {
 }
 """By llama-perplexity's label, in the order of published tables."""
 
-_NUMBER = r"([+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|nan|inf))"
+MAX_LINE = 400
+"""Characters of a line that is looked at: the longest that llama-perplexity prints has 150, and the patterns take time
+with the square of it."""
+_NUMBER = r"([+-]?(?:\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|nan|inf))"
 _PM = r"\s*(?:±|\+/-|Â±|\ufffd+)\s*"
 _CHUNK = re.compile(rf"^\s*(\d+)\s+{_NUMBER}" + rf"{_PM}{_NUMBER}\s*%?\s+{_NUMBER}" * 4 + rf"{_PM}{_NUMBER}\s*%?\s*$")
 _FINAL = re.compile(rf"^(.{{4,40}}?)\s*:\s*{_NUMBER}%?(?:{_PM}{_NUMBER})?\s*%?\s*$")
@@ -171,7 +174,8 @@ def _read_lines(file: Path) -> list[str]:
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}") from error
     wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))  # PowerShell's > writes UTF-16
-    return data.decode("utf-16" if wide else "utf-8-sig", errors="replace").splitlines()
+    lines = data.decode("utf-16" if wide else "utf-8-sig", errors="replace").splitlines()
+    return [line if len(line) <= MAX_LINE else "" for line in lines]
 
 
 def _chunk_table(file: Path, lines: Sequence[str]) -> FloatArray:

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantprobe.arrays import Float32Array, FloatArray, Int32Array, Int64Array, UInt16Array
-from quantprobe.metrics.vector_math import compiled, fast_exp, fast_log, float32_of_bits
+from quantprobe.compiling import compiled
+from quantprobe.metrics.vector_math import fast_exp, fast_log, float32_of_bits
 
 TOP_K = 10
 """Length of the lists whose overlap is counted."""

@@ -6,24 +6,13 @@ A call of libm's exp or log inside a loop keeps LLVM from vectorising it; these 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numba
 import numpy as np
 from numba.extending import intrinsic
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def compiled(*fastmath: str, parallel: bool = False) -> Callable[[_Function], _Function]:
-    """`numba.njit` with a type that mypy can follow.
-
-    numba's cache of a function notices a change of that function's own file only: after a change here,
-    touch the callers.
-    """
-    options = {"cache": True, "error_model": "numpy", "fastmath": set(fastmath), "parallel": parallel}
-    return cast("Callable[[_Function], _Function]", numba.njit(**options))
+from quantprobe.compiling import compiled
 
 
 def _bit_cast(source: Any, target: Any) -> Any:

@@ -17,7 +17,7 @@ from quantprobe.report.names import cohort_names, join_words
 from quantprobe.report.numbers import format_net, format_plain, format_points
 from quantprobe.report.printable import printable
 from quantprobe.run.cohort import Cohort
-from quantprobe.run.floor import task_floor
+from quantprobe.run.floor import task_control, text_control
 from quantprobe.run.results import Quant
 from quantprobe.stats.estimates import Estimate
 
@@ -242,16 +242,13 @@ def _unknown(
     return [*found, *_no_control(cohort)]
 
 
-def uncontrolled(cohort: Cohort) -> list[str]:
-    """Texts and tasks for which the base was not compared with its own capture."""
-    found = [text for text in cohort.texts if cohort.floor(text) is None]
-    return found + [task for task in cohort.tasks if task_floor(cohort.null_control, task) is None]
-
-
 def _no_control(cohort: Cohort) -> list[str]:
-    if len(uncontrolled(cohort)) < len(cohort.texts) + len(cohort.tasks):
+    """The doubt that is left where no text and no task was compared with the base's own capture."""
+    null = cohort.null_control
+    controls = [text_control(null, text) for text in cohort.texts] + [task_control(null, t) for t in cohort.tasks]
+    if any(control.state.shows_floor for control in controls):
         return []
-    return ["No null control was run, so small differences may be the instrument's own."]
+    return ["No null control stands behind these numbers, so small differences may be the instrument's own."]
 
 
 def _answer_by_distance(cohort: Cohort, stood: Sequence[Standing]) -> Answer:

@@ -14,9 +14,8 @@ from quantprobe.report.tables.tasks import answered
 from quantprobe.report.tables.texts import AT_FLOOR, measured
 from quantprobe.run.cohort import Cohort
 from quantprobe.run.compare import flatten_settings
-from quantprobe.run.floor import is_at_floor
-from quantprobe.run.results import MachineFloor, NullControl, TaskFacts
-from quantprobe.stats.estimates import Estimate
+from quantprobe.run.floor import Control, ControlState, is_at_floor, task_control, text_control
+from quantprobe.run.results import MachineFloor, TaskFacts
 from quantprobe.stats.summary_tasks import TaskSummary
 
 _NULL = "Null control: the base against its own capture"
@@ -25,37 +24,23 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 def null_sentences(cohort: Cohort) -> list[str]:
     """What the instrument shows where there is no difference, over how many rows, and where no control ran."""
-    texts, tasks = cohort.texts, cohort.tasks
-    null = cohort.null_control or NullControl()
-    exact, unchanged, told = [], [], []
-    for text in texts:
-        control = null.texts.get(text)
-        if control is not None:
-            rows = f"{control.kld_mean.n:,} rows of {text}"
-            if control.kld_mean.value == 0 and not cohort.floor(text):
-                exact.append(rows)
-            else:
-                told.append(_describe_floor(cohort, text, control.kld_mean, rows))
-    for task in tasks:
-        answers = null.tasks.get(task)
-        if answers is not None:
-            changed = answers.drops + answers.leapfrogs
-            where = task + ("" if answers.n_rows is None else f" ({answers.n_rows:,} rows compared)")
-            if changed:
-                told.append(f"{_NULL} changes {changed:,} answers of {where}; that many are the instrument's own.")
-            else:
-                unchanged.append(where)
-    missing = [probe for probe in texts if null.texts.get(probe) is None]
-    missing += [probe for probe in tasks if null.tasks.get(probe) is None]
-    if missing:
-        where = "" if len(missing) == len(texts) + len(tasks) else f" on {join_words(missing)}"
-        told.append(
-            f"No null control{where}: the base came from an imported file, so the instrument's floor is unknown."
-        )
-    clean = [f"has a KLD of exactly 0 over {join_words(exact)}"] if exact else []
-    clean += [f"changes no answer of {join_words(unchanged)}"] if unchanged else []
-    told += [_describe_machine(floor) for floor in cohort.machine_floors]
-    return ([f"{_NULL} {' and '.join(clean)}."] if clean else []) + told
+    controls = {text: text_control(cohort.null_control, text) for text in cohort.texts}
+    of_tasks = {task: task_control(cohort.null_control, task) for task in cohort.tasks}
+    named = [*controls.items(), *of_tasks.items()]
+    exact = [f"{c.n_rows:,} rows of {name}" for name, c in named if c.state is ControlState.EXACT]
+    found = []
+    if exact:
+        same = any(c.state is ControlState.EXACT for c in of_tasks.values())
+        answers = ", and changes no answer" if same else ""
+        found.append(f"{_NULL} has a KLD of exactly 0 over {join_words(exact)}{answers}.")
+    found += [_describe_text(cohort, text, c) for text, c in controls.items() if c.state in _TOLD]
+    found += [_describe_task(task, c) for task, c in of_tasks.items() if c.state in _TOLD]
+    unknown = "" if cohort.machine_floors else ", so the instrument's floor is unknown"
+    for state, reason in _MISSING.items():
+        missing = [name for name, c in named if c.state is state]
+        where = "" if len(missing) == len(named) else f" on {join_words(missing)}"
+        found += [f"No null control{where}: {reason}{unknown}."] if missing else []
+    return found + [_describe_machine(floor) for floor in cohort.machine_floors]
 
 
 def _describe_machine(floor: MachineFloor) -> str:
@@ -75,13 +60,34 @@ def _describe_machine(floor: MachineFloor) -> str:
     )
 
 
-def _describe_floor(cohort: Cohort, text: str, kld: Estimate, rows: str) -> str:
-    if kld.value is None:
-        return f"No null control on {text}: no row of the base is a number (NaN or infinity)."
-    return (
-        f"{_NULL} has a mean KLD of {format_estimate(kld)} nats over {rows}; nothing at or below "
-        f"{format_plain(cohort.floor(text))} is interpreted."
+_TOLD = {ControlState.MOVED, ControlState.NO_MAXIMUM}
+_MISSING = {
+    ControlState.NO_ROWS: "no row of the base is a number (NaN or infinity)",
+    ControlState.NOT_RUN: "the base came from an imported file",
+    ControlState.UNKNOWN: "this run does not say whether one was run, as where answers or numbers were imported",
+}
+
+
+def _describe_text(cohort: Cohort, text: str, control: Control) -> str:
+    null = cohort.null_control.texts[text] if cohort.null_control is not None else None
+    kld, floor = null.kld_mean if null is not None else None, cohort.floor(text)
+    largest = "not recorded" if control.kld_max is None else f"{format_plain(control.kld_max)} nats"
+    told = (
+        f"{_NULL} has a mean KLD of {format_estimate(kld)} nats over {_rows(control)} of {text}, the largest {largest}"
     )
+    return f"{told}; nothing at or below {format_plain(floor)} is interpreted." if floor else f"{told}."
+
+
+def _describe_task(task: str, control: Control) -> str:
+    largest = "not recorded" if control.kld_max is None else f"{format_plain(control.kld_max)} nats"
+    where = f"of {task} ({_rows(control)} compared, the largest KLD {largest})"
+    if not control.n_changed:
+        return f"{_NULL} changes no answer {where}."
+    return f"{_NULL} changes {control.n_changed:,} answers {where}; that many are the instrument's own."
+
+
+def _rows(control: Control) -> str:
+    return "an unknown number of rows" if control.n_rows is None else f"{control.n_rows:,} rows"
 
 
 def warnings(cohort: Cohort, names: ShortNames = WHOLE) -> list[str]:
@@ -199,6 +205,7 @@ def _reading_texts(cohort: Cohort) -> list[str]:
     if not cohort.texts:
         return []
     level = measured(cohort, cohort.texts[0])[0][1].kld_mean.level
+    ran = any(text_control(cohort.null_control, text).state.shows_floor for text in cohort.texts)
     return [
         "KLD is KL(base ‖ quant) of the next-token distributions in nats per token, over the whole vocabulary; 0 means "
         "no change. It says how far a quant moved, not whether its answers became better or worse.",
@@ -207,7 +214,7 @@ def _reading_texts(cohort: Cohort) -> list[str]:
         "measured on the same tokens and is more certain (ln_ppl_ratio in results.csv). Quantiles and maxima describe "
         "the measured rows and carry no error.",
         "Δp is the change in probability of the true token; same top is the share of tokens for which both models rank "
-        "the same token first. The base's line shows the null control.",
+        "the same token first." + (" The base's line shows the null control." if ran else ""),
     ]
 
 

@@ -10,7 +10,6 @@ gone through cell by cell, to name the line.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from quantprobe.arrays import BoolArray, FloatArray, Int32Array
 from quantprobe.errors import FileFormatError, InputError
 from quantprobe.files import write_whole
 from quantprobe.metrics.answers import UNKNOWN, Answers, check_same_items
+from quantprobe.run.csv_cells import format_csv, read_csv_text
 
 COLUMN_MEANINGS = {
     "id": "identifies the question; unique within the file, never empty",
@@ -82,14 +82,10 @@ def write_items(path: Path, base: Answers, quant: Answers, sample: Sample | None
     Raises `MismatchError` unless both answered the same items, `InputError` if the file cannot be written.
     """
     check_same_items(base, quant)
-    out = io.StringIO(newline="")
-    # Before Python 3.13 the module leaves a carriage return unquoted when lines end with a line feed.
-    bare = any("\r" in text for text in (*base.ids, *base.groups))
-    writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL if bare else csv.QUOTE_MINIMAL)
-    writer.writerow(COLUMNS if sample is None else (*COLUMNS, *SAMPLE_MEANINGS))
-    writer.writerows(_format_item(base, quant, i) + _format_draw(sample, i) for i in range(base.n_items))
+    header = COLUMNS if sample is None else (*COLUMNS, *SAMPLE_MEANINGS)
+    text = format_csv([header, *(_format_item(base, quant, i) + _format_draw(sample, i) for i in range(base.n_items))])
     try:
-        data = out.getvalue().encode("utf-8")
+        data = text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(f"cannot write {path}: an id or group has a character that UTF-8 lacks ({error})") from error
     write_whole(path, data)
@@ -103,7 +99,7 @@ def read_items(path: Path) -> PairedAnswers:
     there or cannot be read.
     """
     table = _read_table(path)
-    ids, groups, gold = table.ids(), table.cells("group"), table.integers("gold")
+    ids, groups, gold = table.ids(), table.texts("group"), table.integers("gold")
     n_rows = np.maximum(table.integers("n_rows"), 0)
     klds = table.numbers("kld")
     sides = {name: _Side(table, name) for name in ("base", "quant")}
@@ -137,6 +133,10 @@ class _Table:
     def cells(self, name: str) -> tuple[str, ...]:
         return self._columns[name]
 
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Cells that hold text, as it was before `csv_text`."""
+        return tuple(map(read_csv_text, self.cells(name)))
+
     def fault(self, row: int, message: str) -> FileFormatError:
         return FileFormatError(f"{self.path}, line {self.lines[row]}: {message}")
 
@@ -147,7 +147,7 @@ class _Table:
         return self.fault(row, f"{name} is {cells[row][:60]!r}; {expected} or an empty cell was expected")
 
     def ids(self) -> tuple[str, ...]:
-        ids = self.cells("id")
+        ids = self.texts("id")
         if len(set(ids)) == len(ids) and all(ids):
             return ids
         seen: dict[str, int] = {}

@@ -17,6 +17,7 @@ import msgspec
 
 from quantprobe.errors import FileFormatError, InputError
 from quantprobe.gguf.model import ImatrixInfo, ModelIdentity
+from quantprobe.names import is_safe_path
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.json_text import plain, write_json
 from quantprobe.stats.estimates import Estimate
@@ -26,12 +27,15 @@ from quantprobe.stats.summary_tasks import TaskSummary
 FORMAT_VERSION = 1
 """Raised when a reader of the version before would misread the file; new members alone do not raise it."""
 
+MAX_NUMBER, MAX_DIGITS = 1e300, 19
+"""Bounds of what is believed: differences of such numbers are still finite, and counts fit 64 bits."""
+
 _Record = TypeVar("_Record")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NullText:
-    """The base against its own capture on one text."""
+    """The base against its own capture on one text: `kld_mean.n` rows were finite and compared."""
 
     kld_mean: Estimate
     kld_max: float | None = None
@@ -176,11 +180,11 @@ def results_document(results: Results) -> dict[str, Any]:
     document: dict[str, Any] = plain(results)
     if not document["texts"]:
         del document["texts"]
+    if document["machine_floor"] is None:
+        del document["machine_floor"]
     for quant in document["quants"]:
         if quant["files"] == {"texts": {}, "tasks": {}}:
             del quant["files"]
-    if document["machine_floor"] is None:
-        del document["machine_floor"]
         if quant["drawn"] is None:
             del quant["drawn"]
         for text in quant["texts"].values():
@@ -201,7 +205,9 @@ def read_results(path: Path) -> Results:
     """
     file = path if path.is_file() else path / "results.json"
     try:
-        document = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        document = json.loads(
+            file.read_text(encoding="utf-8"), parse_constant=_refuse_constant, parse_float=_float, parse_int=_int
+        )
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{file} does not exist; give the folder that holds a run's results.json") from error
     except OSError as error:
@@ -213,6 +219,19 @@ def read_results(path: Path) -> Results:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON; a number that does not exist is null")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if abs(value) > MAX_NUMBER:
+        raise ValueError(f"{text[:30]} is beyond every number of a measurement, {MAX_NUMBER:g}")
+    return value
+
+
+def _int(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"{text[:30]} has {len(text)} digits, expected at most {MAX_DIGITS}")
+    return int(text)
 
 
 def parse_results(document: Any, where: str = "results.json") -> Results:
@@ -231,7 +250,7 @@ def parse_results(document: Any, where: str = "results.json") -> Results:
 def _convert(value: Any, kind: type[_Record], where: str) -> _Record:
     try:
         return msgspec.convert(value, kind, strict=True)
-    except (msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.ValidationError, RecursionError, UnicodeError) as error:
         raise FileFormatError(
             f"{where}: {error}; a number that does not exist is written as null; run the sweep again, or correct the "
             "program that wrote the file"
@@ -303,9 +322,8 @@ _BY_NAME = ("by_category", "by_group")
 def _check_files(results: Results, where: str) -> None:
     for quant in results.quants:
         for relative in (*quant.files.texts.values(), *quant.files.tasks.values()):
-            parts = relative.split("/")
-            if relative.startswith("/") or ".." in parts or ":" in relative or "\\" in relative or not relative:
+            if not is_safe_path(relative):
                 raise FileFormatError(
                     f"{where}: the quant {quant.name!r} names the file {relative!r}; expected a path inside the run's "
-                    "folder, with forward slashes"
+                    "folder, with forward slashes and of ordinary names"
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import lzma
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,12 @@ from numpy.typing import NDArray
 from quantprobe.errors import FileFormatError, InputError
 from quantprobe.files import write_whole
 
+_DAMAGE = (
+    *(OSError, LookupError, ValueError, TypeError, AttributeError, EOFError, MemoryError, SyntaxError, OverflowError),
+    *(RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
+"""What zipfile and NumPy raise for damaged archives and headers (`bench/fuzz.py rows`)."""
+
 
 def read_arrays(
     path: Path, key: str, names: Sequence[str], optional: Sequence[str] = ()
@@ -25,7 +32,7 @@ def read_arrays(
             if str(arrays["key"]) != key:
                 return None
             return {name: arrays[name] for name in (*names, *(o for o in optional if o in arrays.files))}
-    except (OSError, LookupError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+    except _DAMAGE:
         return None
 
 
@@ -52,7 +59,7 @@ def read_rows(file: Path, names: Sequence[str] | None = None) -> Mapping[str, ND
             arrays = {name: array for name in wanted if (array := archive[name]).ndim}
     except FileNotFoundError as error:
         raise InputError(f"{file} does not exist; the sweep writes it, or leave row-level questions out") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+    except _DAMAGE as error:
         raise FileFormatError(f"{file} is not an .npz of plain arrays ({error}); run the sweep again") from error
     missing = [name for name in ("kld", "windows") if name not in arrays]
     if missing:

@@ -22,7 +22,7 @@ from quantprobe.run.results import NullControl, Results, TaskFacts, TextFacts, w
 from quantprobe.settings import EQUIVALENCE_MARGIN, Settings
 from quantprobe.stats.llama_summary import LlamaStatistics
 from quantprobe.sweep.deciding import Budget, DecidePlan
-from quantprobe.sweep.inputs import Progress, check_names, identify, read_measurable
+from quantprobe.sweep.inputs import Progress, check_names, identify_all, read_measurable
 from quantprobe.sweep.judged import judge_all, stop_rule
 from quantprobe.sweep.keeping import earlier_results, with_earlier
 from quantprobe.sweep.machine_floor import Comparison, require_same_settings
@@ -80,7 +80,7 @@ def compare_quants(
     folder = RunFolder(run)
     here = Comparison(capture, settings, folder, base_model, like_llama, progress)
     floor, changed = require_same_settings(here, recorded, allow)
-    infos = [identify(info, progress) for info in read_quants(quants, capture.meta.base)]
+    infos = identify_all(read_quants(quants, capture.meta.base), progress)
     measuring = Measuring(capture, settings, folder, progress, base_model, llama_compat, precision, probes)
     earlier = None if replaces else earlier_results(measuring)
     told = {} if earlier is None else {name: one.grouping for name, one in earlier.tasks.items()}

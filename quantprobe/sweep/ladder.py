@@ -9,7 +9,8 @@ from typing import Any
 
 from quantprobe.engine.devices import versions
 from quantprobe.engine.quantize import quantize
-from quantprobe.gguf.model import hash_files, split_paths
+from quantprobe.gguf.digests import content_digest
+from quantprobe.gguf.model import split_paths
 from quantprobe.sweep.inputs import Progress
 
 RECORD = "made.json"
@@ -24,7 +25,7 @@ def make_quants(
     A file that is there already is kept if it was made from the same source content, as the same
     type, by the same llama.cpp, and still has the content it had then; otherwise it is made anew.
     """
-    source_sha256 = hash_files(split_paths(source))
+    source_sha256 = content_digest(split_paths(source))
     made: list[Path] = []
     for name, file_type in names:
         target = folder / name
@@ -56,11 +57,11 @@ def _is_made(folder: Path, target: Path, recipe: dict[str, Any]) -> bool:
     entry = _read_record(folder).get(target.name)
     if entry is None or not target.is_file():
         return False
-    return bool(entry == {**recipe, "sha256": hash_files([target])})
+    return bool(entry == {**recipe, "sha256": content_digest([target])})
 
 
 def _remember(folder: Path, target: Path, recipe: dict[str, Any]) -> None:
-    record = {**_read_record(folder), target.name: {**recipe, "sha256": hash_files([target])}}
+    record = {**_read_record(folder), target.name: {**recipe, "sha256": content_digest([target])}}
     partial = folder / f"{RECORD}.partial"
     partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8", newline="\n")
     partial.replace(folder / RECORD)

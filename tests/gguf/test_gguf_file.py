@@ -20,13 +20,13 @@ from quantprobe.errors import FileFormatError, InputError, QuantprobeError
 from quantprobe.gguf.model import (
     HeadSource,
     ImatrixInfo,
-    hash_files,
     hash_model,
     read_head_source,
     read_model_info,
     require_measurable,
     split_paths,
 )
+from quantprobe.gguf.parts import hash_files
 
 ADD_EOS = "tokenizer.ggml.add_eos_token"
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from row_twin import row_twin
 
+from quantprobe.compiling import compiled
 from quantprobe.errors import MismatchError
 from quantprobe.metrics.kernels import compare_rows
 from quantprobe.metrics.rows import (
@@ -22,7 +23,7 @@ from quantprobe.metrics.rows import (
     token_drops,
     token_leapfrogs,
 )
-from quantprobe.metrics.vector_math import compiled, fast_exp, fast_log
+from quantprobe.metrics.vector_math import fast_exp, fast_log
 
 INF = np.float32(np.inf)
 

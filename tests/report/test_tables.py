@@ -236,13 +236,17 @@ def test_null_controls_are_said_once_and_only_where_they_ran() -> None:
         "Null control: the base against its own capture has a KLD of exactly 0 over 10,200 rows of wiki and 10,200 "
         "rows of code."
     ]
-    unknown = "the base came from an imported file, so the instrument's floor is unknown."
-    assert null_sentences(as_cohort(fake_results(floor=None))) == [f"No null control: {unknown}"]
-    assert null_sentences(as_cohort(replace(fake_results(), null_control=None))) == [f"No null control: {unknown}"]
+    imported = replace(fake_results(), null_control=NullControl(texts={"wiki": None}))
+    unknown = "so the instrument's floor is unknown."
+    assert null_sentences(as_cohort(imported)) == [f"No null control: the base came from an imported file, {unknown}"]
+    silent = "this run does not say whether one was run, as where answers or numbers were imported"
+    assert null_sentences(as_cohort(replace(fake_results(), null_control=None))) == [
+        f"No null control: {silent}, {unknown}"
+    ]
     results = fake_results(("wiki", "code"), floor=0.0)
     assert results.null_control is not None
     partly = replace(results, null_control=NullControl(texts={"wiki": results.null_control.texts["wiki"]}))
-    assert null_sentences(as_cohort(partly))[1] == f"No null control on code: {unknown}"
+    assert null_sentences(as_cohort(partly))[1] == f"No null control on code: {silent}, {unknown}"
 
 
 def test_rows_that_are_not_finite_are_said() -> None:

@@ -143,13 +143,22 @@ def test_notes_tell_cases_tokens_reach_and_every_verdict() -> None:
 
 def test_the_null_control_of_a_task_says_over_how_many_rows() -> None:
     cohort = cohort_of(FOUND)
-    null = {"drops": 0, "leapfrogs": 0, "n_rows": 1200}
-    quiet = replace(cohort, null_control=NullControl(tasks={TASK: NullTask(**null)}))
-    assert null_sentences(quiet) == [
-        "Null control: the base against its own capture changes no answer of arc|easy (1,200 rows compared)."
+
+    def said(**null: Any) -> list[str]:
+        entry = NullTask(**{"drops": 0, "leapfrogs": 0, "n_rows": 1200, "kld_max": 0.0} | null)
+        return null_sentences(replace(cohort, null_control=NullControl(tasks={TASK: entry})))
+
+    head = "Null control: the base against its own capture"
+    assert said() == [f"{head} has a KLD of exactly 0 over 1,200 rows of {TASK}, and changes no answer."]
+    largest = f"of {TASK} (1,200 rows compared, the largest KLD 0.00100 nats)"
+    assert said(kld_max=0.001) == [f"{head} changes no answer {largest}."]
+    assert said(drops=2, kld_max=0.001) == [f"{head} changes 2 answers {largest}; that many are the instrument's own."]
+    for unknown in ({"kld_max": None}, {"n_rows": None}):
+        [sentence] = said(**unknown)
+        assert "exactly 0" not in sentence and ("not recorded" in sentence or "unknown number" in sentence)
+    assert said(n_rows=0, kld_max=None) == [
+        "No null control: no row of the base is a number (NaN or infinity), so the instrument's floor is unknown."
     ]
-    loud = replace(cohort, null_control=NullControl(tasks={TASK: NullTask(**null | {"drops": 2})}))
-    assert "changes 2 answers of arc|easy (1,200 rows compared); that many" in null_sentences(loud)[0]
 
 
 @pytest.mark.parametrize(

@@ -210,3 +210,12 @@ def test_safe_names() -> None:
     assert len(set(safe)) == len(names)
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") for name in safe)
     assert all(0 < len(name) <= 120 and not name.startswith(".") for name in safe)
+
+
+@pytest.mark.parametrize(("key", "number"), [("size_bytes", "1" + "0" * 400), ("bpw", "1e308"), ("bpw", "-1e999")])
+def test_a_number_that_no_measurement_gives_is_refused(run: Path, tmp_path: Path, key: str, number: str) -> None:
+    copy = _edited(run, tmp_path / "huge", lambda results: results["quants"][0].update({key: "NUMBER"}))
+    file = copy / "results.json"
+    file.write_text(file.read_text(encoding="utf-8").replace('"NUMBER"', number), encoding="utf-8")
+    with pytest.raises(FileFormatError, match=r"is beyond every number|digits, expected"):
+        read_results(copy)

@@ -230,7 +230,8 @@ def _null_control(run: FakeRun) -> NullControl | None:
         return None
     texts = {name: _null_text(n, run.floor) for name, n in run.texts.items()}
     return NullControl(
-        texts=texts, tasks={name: NullTask(drops=0, leapfrogs=0, n_rows=n) for name, n in run.tasks.items()}
+        texts=texts,
+        tasks={name: NullTask(drops=0, leapfrogs=0, n_rows=n, kld_max=0.0) for name, n in run.tasks.items()},
     )
 
 

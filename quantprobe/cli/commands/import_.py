@@ -9,6 +9,7 @@ import click
 
 from quantprobe.cli.shared.import_options import join_run, like_option, named_files
 from quantprobe.cli.shared.options import PathType, run_margin_option
+from quantprobe.cli.shared.output import echo
 from quantprobe.errors import InputError
 
 
@@ -61,8 +62,8 @@ def import_results(
     imported = join_run(found, like, margin)
     write_imported(imported, RunFolder(run))
     for note in imported.notes:
-        click.echo(note)
+        echo(note)
     together = f"quantprobe study {like} {run}" if like else f"quantprobe report {run}"
-    click.echo(f"Imported {len(found.quants)} quants into {run}; next: {together}")
+    echo(f"Imported {len(found.quants)} quants into {run}; next: {together}")
     if like is None:
-        click.echo("Without --like, base and settings are unknown, so this run can only be studied by itself.")
+        echo("Without --like, base and settings are unknown, so this run can only be studied by itself.")

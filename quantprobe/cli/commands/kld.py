@@ -8,6 +8,7 @@ import click
 
 from quantprobe.cli.shared.model_args import find_base
 from quantprobe.cli.shared.options import PathType
+from quantprobe.cli.shared.output import echo
 from quantprobe.cli.shared.progress import open_progress
 
 
@@ -38,7 +39,7 @@ def import_file(file: Path, model: Path, out: Path | None) -> None:
     out = out or Path(f"{file.stem}.qpc")
     with open_progress() as progress:
         import_kld(file, find_base(model), out, progress)
-    click.echo(f"{out}: imported from {file}")
+    echo(f"{out}: imported from {file}")
 
 
 @kld.command("export", short_help="Turn a text of a capture into a base file.")
@@ -59,4 +60,4 @@ def export_file(capture: Path, file: Path, text: str | None, base_model: Path | 
 
     with open_progress() as progress:
         export_kld(capture, file, text, base_model, progress)
-    click.echo(f"{file}: exported from {capture}")
+    echo(f"{file}: exported from {capture}")

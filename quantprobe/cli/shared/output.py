@@ -26,6 +26,13 @@ details_option = click.option(
 )
 
 
+def echo(text: str) -> None:
+    """Print words to standard output; no name in them can steer the terminal."""
+    from quantprobe.report.printable import printable
+
+    click.echo(printable(text))
+
+
 class Output:
     """Standard output of one command. With `--json -` only the JSON document reaches it."""
 
@@ -47,10 +54,8 @@ class Output:
 
     def say(self, text: str = "") -> None:
         """Print words, unless only JSON is asked for; no name or question can steer the terminal."""
-        from quantprobe.report.printable import printable
-
         if not self.only_json:
-            click.echo(printable(text))
+            echo(text)
 
     def show(self, parts: Iterable[RichTable | str]) -> None:
         """Print words and tables in their order, unless only JSON is asked for."""

@@ -21,6 +21,8 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from quantprobe.report.printable import printable
+
 if TYPE_CHECKING:
     from quantprobe.sweep.inputs import Progress as Reporter
 
@@ -49,7 +51,7 @@ class NotesOnly:
         pass
 
     def note(self, message: str) -> None:
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(message), markup=False, highlight=False, soft_wrap=True)
 
 
 class TerminalProgress:
@@ -73,7 +75,7 @@ class TerminalProgress:
 
     def start(self, label: str, total: int | None, unit: str) -> None:
         self.finish()
-        self._stage = self._bars.add_task(label, total=total, unit=unit)
+        self._stage = self._bars.add_task(printable(label), total=total, unit=unit)
         self._decodes = unit == TOKENS
 
     def advance(self, n: int = 1) -> None:
@@ -94,7 +96,7 @@ class TerminalProgress:
             self._bars.update(self._run, jobs=(self._n_done, self._n_jobs))
 
     def note(self, message: str) -> None:
-        self._bars.console.print(message, markup=False, highlight=False)
+        self._bars.console.print(printable(message), markup=False, highlight=False)
 
 
 class AmountColumn(ProgressColumn):

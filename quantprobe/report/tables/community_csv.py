@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
-
 from quantprobe.errors import InputError
 from quantprobe.imports.llama_logs import STATISTICS
 from quantprobe.run.cohort import Cohort
+from quantprobe.run.csv_cells import format_csv
 from quantprobe.stats.estimates import Estimate
 
 
@@ -25,9 +23,7 @@ def community_csv(cohort: Cohort, text: str) -> str:
     header = ["model_name", "file_size_gb", "bpw", "file_path", "file_size_gib"]
     for label, statistic in STATISTICS.items():
         header += [f"{label}_mean", f"{label}_std"] if statistic.has_error else [label]
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
+    lines: list[list[object]] = [[*header]]
     for quant in measured:
         size = quant.size_bytes
         line: list[object] = [quant.name, _cell(size, 1e-9), _cell(quant.bpw), quant.path, _cell(size, 2**-30)]
@@ -38,8 +34,8 @@ def community_csv(cohort: Cohort, text: str) -> str:
                 line += [_cell(value.value, 1 / statistic.scale), _cell(value.stderr, 1 / statistic.scale)]
             else:
                 line.append(_cell(value, 1 / statistic.scale))
-        writer.writerow(line)
-    return out.getvalue()
+        lines.append(line)
+    return format_csv(lines)
 
 
 def _cell(value: float | None, scale: float = 1.0) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
@@ -12,6 +10,7 @@ from quantprobe.gguf.model import ModelIdentity
 from quantprobe.report.tables.tasks import POOLED, answered
 from quantprobe.report.tables.texts import measured
 from quantprobe.run.cohort import Cohort
+from quantprobe.run.csv_cells import format_csv
 from quantprobe.run.floor import is_at_floor
 from quantprobe.run.numbers import Number, cohort_numbers
 
@@ -126,12 +125,8 @@ def _ends(summary: Any, names: Sequence[str], ends: Sequence[str]) -> list[Any]:
 
 
 def _write(header: Sequence[str], lines: Iterable[Sequence[Any]], always: bool = False) -> str:
-    """CSV text; empty without lines, unless the header is wanted `always`."""
+    """CSV text without formulas; empty without lines, unless the header is wanted `always`."""
     found = list(lines)
     if not found and not always:
         return ""
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(found)
-    return out.getvalue()
+    return format_csv([header, *found])

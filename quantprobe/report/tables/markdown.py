@@ -23,9 +23,14 @@ def _heading(column: Column) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """`text` as it stands in GitHub's Markdown: no asterisk starts emphasis, no pipe ends a cell, nothing is HTML."""
+    """`text` as it stands in GitHub's Markdown.
+
+    No asterisk starts emphasis, no pipe ends a cell, nothing is HTML, a link or an image.
+    """
     for character in "\\|*`<":
         text = text.replace(character, "\\" + character)
+    for opening in "([:":
+        text = text.replace(f"]{opening}", f"]\\{opening}")
     return " ".join(text.split())
 
 

@@ -1,0 +1,28 @@
+"""numba's compiler as this package uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def compiled(*fastmath: str, parallel: bool = False, nogil: bool = False) -> Callable[[_Function], _Function]:
+    """`numba.njit` with a type that mypy can follow; compiled at every start where no folder can hold the result.
+
+    numba's cache of a function notices a change of that function's own file only: after a change here,
+    touch the callers. It lies beside the file, else in the user's cache folder; where neither can be written
+    (a read-only installation, a service without a home), numba refuses to make the function at all.
+    """
+    options = {"error_model": "numpy", "fastmath": set(fastmath), "parallel": parallel, "nogil": nogil}
+
+    def decorate(function: _Function) -> _Function:
+        try:
+            return cast("_Function", numba.njit(cache=True, **options)(function))
+        except (RuntimeError, OSError):  # "cannot cache function ...: no locator available"
+            return cast("_Function", numba.njit(**options)(function))
+
+    return decorate
