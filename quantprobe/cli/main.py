@@ -20,6 +20,7 @@ from quantprobe.cli.commands.diff import diff
 from quantprobe.cli.commands.direction import direction
 from quantprobe.cli.commands.flips import flips
 from quantprobe.cli.commands.import_ import import_results
+from quantprobe.cli.commands.inspect_ import inspect
 from quantprobe.cli.commands.kld import kld
 from quantprobe.cli.commands.make_task import make_task
 from quantprobe.cli.commands.plan import plan
@@ -148,6 +149,7 @@ Examples:
 """
 SECTIONS: Mapping[str, Sequence[click.Command]] = {
     "Measure": (sweep, capture, compare, demo),
+    "Check files": (inspect,),
     "Read the results": (flips, report, study, diff),
     "Bring results from elsewhere": (direction, import_results, kld),
     "Plan and check": (plan, make_task, show_item, devices, completion),
