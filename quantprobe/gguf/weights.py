@@ -39,6 +39,8 @@ class WeightError:
     n_elements: int
     relative: float | None
     weighted: float | None
+    is_finite: bool = True
+    """Whether every value of both that was read is a finite number."""
 
 
 def dequantize_rows(tensor: PlacedTensor, start: int, n_rows: int) -> Float32Array:
@@ -150,6 +152,7 @@ def _compare(
         n_elements=n,
         relative=_ratio(sums[0], sums[1]),
         weighted=None if columns is None else _ratio(sums[2], sums[3]),
+        is_finite=bool(np.isfinite(sums[:2]).all()),
     )
 
 
