@@ -96,6 +96,8 @@ class Quant(ModelIdentity):
     tasks: Mapping[str, TaskSummary] = field(default_factory=dict)
     pooled: TaskSummary | None = None
     files: QuantFiles = field(default_factory=QuantFiles)
+    findings: tuple[str, ...] = ()
+    """What the checks of the file found odd or broken before it was measured, a sentence each."""
 
 
 @dataclass(frozen=True, kw_only=True)

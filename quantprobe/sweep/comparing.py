@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from quantprobe.capture.store import Capture
+from quantprobe.checks.before_sweep import file_findings
 from quantprobe.engine.plan_choices import n_naive_tokens
 from quantprobe.errors import MismatchError
 from quantprobe.gguf.model import ModelIdentity, ModelInfo
@@ -78,6 +79,7 @@ def compare_quants(
     for change in changed:
         progress.note(f"compared under settings that differ from the capture's: {change}")
     infos = [identify(info, progress) for info in read_quants(quants, capture.meta.base)]
+    findings = check_files(infos, capture, base_model, progress)
     tasks = task_facts(capture, groupings or {})
     plan = None
     if decide is not None:
@@ -102,9 +104,20 @@ def compare_quants(
         },
         null_control=null_control(capture),
         tasks=tasks,
-        quants=measured,
+        quants=tuple(replace(quant, findings=findings.get(quant.name, quant.findings)) for quant in measured),
     )  # fmt: skip
     return Outcome(results, comparing.llama)
+
+
+def check_files(
+    infos: Sequence[ModelInfo], capture: Capture, base_model: Path | None, progress: Progress
+) -> dict[str, tuple[str, ...]]:
+    """What is odd or broken about the files, by quant; said at once, and kept beside the numbers."""
+    findings = {info.name: file_findings(info, capture.meta.base, base_model) for info in infos}
+    for name, found in findings.items():
+        for finding in found:
+            progress.note(f"{name}: {finding}")
+    return findings
 
 
 def null_control(capture: Capture) -> NullControl:
