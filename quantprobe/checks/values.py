@@ -25,8 +25,8 @@ USUAL_ERRORS: Mapping[str, float] = {
     "MXFP4": 0.12, "IQ3_S": 0.14, "Q3_K": 0.15, "IQ3_XXS": 0.18, "IQ2_S": 0.25, "Q2_K": 0.27, "IQ2_XS": 0.3,
     "IQ2_XXS": 0.34, "IQ1_M": 0.45, "IQ1_S": 0.49, "Q1_0": 0.6, "Q2_0": 0.72, "TQ1_0": 0.81, "TQ2_0": 0.81,
 }  # fmt: skip
-"""Relative RMS error of normal weights as ggml quantizes them; t weights with 4 degrees of freedom have up to 1.35 times
-as much, and blocks of 32 at most 2.5 times (all weight in one element). For floats, what conversions lose at most."""
+"""Relative RMS error of normal weights as ggml quantizes them; of floats, what converting loses at most. Weights of a t
+distribution with 4 degrees of freedom have up to 1.35 times as much, a block of 32 with one element alone 2.5 times."""
 WARN_TIMES, FAIL_TIMES = 4.0, 10.0
 WARN_ERROR, MAX_ERROR = 0.9, 0.97
 """Whatever the type: a tensor of zeros has an error of 1, other weights one of 1.4."""
@@ -128,10 +128,8 @@ def check_weights(subject: Subject) -> Check:
     if subject.base is None:
         return skipped(WEIGHTS, "no base to compare with; give --base")
     errors = compare_models(subject.base, subject.model, max_rows=SAMPLED_ROWS).weights
-    bad = [
-        each for each in errors if not each.is_finite or (each.relative or 0) > limit_of(each, FAIL_TIMES, MAX_ERROR)
-    ]
-    odd = [each for each in errors if (each.relative or 0) > limit_of(each, WARN_TIMES, WARN_ERROR)]
+    bad = [each for each in errors if not each.is_finite or is_beyond(each, FAIL_TIMES, MAX_ERROR)]
+    odd = [each for each in errors if is_beyond(each, WARN_TIMES, WARN_ERROR)]
     worst = max(errors, key=_excess, default=None)
     if bad or odd:
         names = [f"{each.name} ({each.type_name}, {_error(each)})" for each in sorted(bad or odd, key=_excess)[::-1]]
@@ -144,15 +142,13 @@ def check_weights(subject: Subject) -> Check:
     if worst is None:
         return skipped(WEIGHTS, "the file and its base have no tensor of one name and shape")
     usual = USUAL_ERRORS.get(worst.type_name, 1.0)
-    found = (
-        f"{worst.name} ({worst.type_name}) has a relative RMS error of {worst.relative or 0:.2g}, usual is {usual:.2g}"
-    )
-    return passed(WEIGHTS, f"all resemble the base's; the worst for its type, {found}")
+    found = f"{worst.name} ({worst.type_name}), has a relative RMS error of {worst.relative or 0:.2g}"
+    return passed(WEIGHTS, f"all resemble the base's; the worst for its type, {found}, usual is {usual:.2g}")
 
 
-def limit_of(error: WeightError, times: float, largest: float) -> float:
-    """The error that is too much for a type."""
-    return min(times * USUAL_ERRORS.get(error.type_name, 1.0), largest)
+def is_beyond(error: WeightError, times: float, largest: float) -> bool:
+    """Whether an error is so many times the usual one of its type, or too large for any."""
+    return (error.relative or 0.0) > min(times * USUAL_ERRORS.get(error.type_name, 1.0), largest)
 
 
 def _excess(error: WeightError) -> float:
