@@ -19,8 +19,10 @@ from quantprobe.gguf.header import TENSOR_TYPES
 from quantprobe.gguf.parts import read_span
 from quantprobe.gguf.tensors import PlacedTensor
 
-BLOCK_ELEMENTS = 1 << 19
-"""Elements dequantized at once by one thread: with the temporaries of the I types about 50 MB."""
+BLOCK_ELEMENTS = 1 << 20
+"""Elements dequantized at once by all threads together: with the temporaries of the I types about 100 MB."""
+MIN_ELEMENTS = 1 << 15
+"""A thread's least share, below which the calls cost more than the work."""
 _INTEGERS = ("I8", "I16", "I32", "I64")
 
 
@@ -85,15 +87,17 @@ def compare_weights(
 ) -> tuple[WeightError, ...]:
     """The error of every (quant, base) pair of tensors of one shape, in the order given.
 
-    Rows are streamed in blocks of `BLOCK_ELEMENTS`, one tensor to a thread (None: all cores). With `max_rows` so many
-    rows, evenly spread, stand for a tensor. `importance` holds the mean squared activation of every input column, by
-    name, `[n_matrices * row_length]` float32 (an importance matrix). `on_elements` is told of progress.
+    Rows are streamed in blocks that together have `BLOCK_ELEMENTS`, one tensor to a thread (None: all cores). With
+    `max_rows` so many rows, evenly spread, stand for a tensor. `importance` holds the mean squared activation of every
+    input column, by name, `[n_matrices * row_length]` float32 (an importance matrix). `on_elements` is told of progress.
     Raises `MismatchError` for importances of another length.
     """
     for quant, _ in pairs:
         _check_importance(quant, importance or {})
-    with ThreadPoolExecutor(n_threads or os.cpu_count() or 1) as pool:
-        found = pool.map(lambda pair: _compare(pair[0], pair[1], importance or {}, max_rows), pairs)
+    n_workers = n_threads or os.cpu_count() or 1
+    share = max(BLOCK_ELEMENTS // n_workers, min(MIN_ELEMENTS, BLOCK_ELEMENTS))
+    with ThreadPoolExecutor(n_workers) as pool:
+        found = pool.map(lambda pair: _compare(pair[0], pair[1], importance or {}, max_rows, share), pairs)
         errors = []
         for error in found:
             errors.append(error)
@@ -114,9 +118,9 @@ def _check_importance(tensor: PlacedTensor, importance: Mapping[str, Float32Arra
         )
 
 
-def _row_blocks(tensor: PlacedTensor, max_rows: int | None) -> Iterator[tuple[int, int]]:
-    """Start and length of the spans of rows to read."""
-    step = max(BLOCK_ELEMENTS // max(tensor.row_length, 1), 1)
+def _row_blocks(tensor: PlacedTensor, max_rows: int | None, n_elements: int) -> Iterator[tuple[int, int]]:
+    """Start and length of the spans of rows to read, each of about `n_elements` at most."""
+    step = max(n_elements // max(tensor.row_length, 1), 1)
     if max_rows is None or tensor.n_rows <= max_rows:
         yield from ((start, min(step, tensor.n_rows - start)) for start in range(0, tensor.n_rows, step))
         return
@@ -127,14 +131,18 @@ def _row_blocks(tensor: PlacedTensor, max_rows: int | None) -> Iterator[tuple[in
 
 
 def _compare(
-    quant: PlacedTensor, base: PlacedTensor, importance: Mapping[str, Float32Array], max_rows: int | None
+    quant: PlacedTensor,
+    base: PlacedTensor,
+    importance: Mapping[str, Float32Array],
+    max_rows: int | None,
+    n_elements: int,
 ) -> WeightError:
     weights = importance.get(quant.name)
     columns = None if weights is None else weights.astype(np.float64).reshape(-1, max(quant.row_length, 1))
     rows_per_matrix = quant.tensor.shape[1] if len(quant.tensor.shape) > 1 else 1
     sums = np.zeros(4)
     n = 0
-    for start, length in _row_blocks(quant, max_rows):
+    for start, length in _row_blocks(quant, max_rows, n_elements):
         b = dequantize_rows(base, start, length).astype(np.float64)
         with np.errstate(all="ignore"):
             difference = (dequantize_rows(quant, start, length) - b) ** 2
