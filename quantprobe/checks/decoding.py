@@ -117,6 +117,8 @@ def _plausible_check(found: Decoded, reference: BaseDecode) -> Check:
         return skipped(PLAUSIBLE, "there is no decode to judge")
     if found.mismatch:
         return Check(PLAUSIBLE, FAIL, f"it has {found.mismatch}, expected the same; is it a quant of this base?")
+    if reference.problem:
+        return Check(PLAUSIBLE, UNCHECKED, reference.problem)
     ppl = f"perplexity {math.exp(min(found.nll, 700)):.3g}"
     if found.nll > found.uniform:
         what = f"{ppl} over {found.n_rows} tokens, worse than guessing ({math.exp(found.uniform):,.0f})"
@@ -124,8 +126,6 @@ def _plausible_check(found: Decoded, reference: BaseDecode) -> Check:
         if found.nll_base is None or found.nll_base < found.uniform:
             return Check(PLAUSIBLE, FAIL, f"probably broken: {what}; quantize again, or look at the weights")
     if found.kld is None:
-        if reference.problem:
-            return Check(PLAUSIBLE, UNCHECKED, reference.problem)
         return skipped(PLAUSIBLE, f"no base to compare with (--base, --capture); {ppl} over {found.n_rows} tokens")
     same = 100 * (found.same_top or 0.0)
     numbers = f"mean KLD {found.kld:.3g} nats over {found.n_rows} tokens, same top {same:.0f} %"

@@ -89,7 +89,7 @@ def compare_weights(
 
     Rows are streamed in blocks that together have `BLOCK_ELEMENTS`, one tensor to a thread (None: all cores). With
     `max_rows` so many rows, evenly spread, stand for a tensor. `importance` holds the mean squared activation of every
-    input column, by name, `[n_matrices * row_length]` float32 (an importance matrix). `on_elements` is told of progress.
+    input column, by name, `[n_matrices * row_length]` float32 (an importance matrix); `on_elements` hears of progress.
     Raises `MismatchError` for importances of another length.
     """
     for quant, _ in pairs:

@@ -113,7 +113,10 @@ def test_the_real_model_with_planted_faults(fault: str, smollm2: Path, tmp_path:
     elif fault == "flips":
         assert "plausible" in found and {"outliers", "weights"} & set(found)
     else:
-        expected = {"nan": ("finite values", "blk.12.ffn_down.weight"), "zeros": ("zero tensors", "blk.29.attn_v.weight"),
-                    "short": ("structure", "bytes are missing")}  # fmt: skip
+        expected = {
+            "nan": ("finite values", "blk.12.ffn_down.weight"),
+            "zeros": ("zero tensors", "blk.29.attn_v.weight"),
+            "short": ("structure", "bytes are missing"),
+        }
         name, words = expected[fault]
         assert words in found[name]
