@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from quantprobe.capture.store import Capture
-from quantprobe.checks.decoding import BaseDecode, check_decode, open_base_decode
+from quantprobe.checks.decoding import DECODE, PLAUSIBLE, BaseDecode, check_decode, open_base_decode
 from quantprobe.checks.gates import check_gates
 from quantprobe.checks.inspection import OTHER, ROW_LENGTH, find_deviations
 from quantprobe.checks.outcome import FAIL, WARN, Check, FileReport, listed, passed, skipped
@@ -99,7 +99,10 @@ def validate_file(path: Path, task: Task, reference: BaseDecode | None, stages: 
     checks += _timed(lambda: check_values(subject, stages.advance))
     stages.finish()
     checks += _timed(lambda: (check_weights(subject),))
-    if reference is not None:
+    refusal = subject.model.info.refusal
+    if reference is not None and refusal:
+        checks += (skipped(DECODE, refusal), skipped(PLAUSIBLE, refusal))
+    elif reference is not None:
         stages.start(f"decode {subject.model.name}", None, "")
         checks += _timed(lambda: check_decode(path, reference))
         stages.finish()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from quantprobe.checks.inspection import compare_models
 from quantprobe.checks.outcome import FAIL, WARN, Check, listed, passed, skipped
 from quantprobe.checks.subject import Subject
+from quantprobe.gguf.block_layouts import LAYOUTS
 from quantprobe.gguf.scan import FieldScan, TensorScan, scan_tensors
 from quantprobe.gguf.tensors import FLOAT_TYPES, PlacedTensor
 from quantprobe.gguf.weights import WeightError
@@ -44,6 +45,10 @@ def check_values(subject: Subject, on_bytes: Callable[[int], None] | None = None
 def _finite(scans: Sequence[TensorScan]) -> Check:
     bad = [scan for scan in scans if scan.n_bad]
     n = sum(field.n for scan in scans for field in scan.fields)
+    unknown = sorted({scan.tensor.type_name for scan in scans if scan.tensor.type_name not in LAYOUTS})
+    if unknown and not bad:
+        reason = f"tensors of the types {', '.join(unknown)} were not scanned; a newer quantprobe may know them"
+        return Check(VALUES, WARN, reason)
     if not bad:
         return passed(VALUES, f"{n:,} scales and floats of {len(scans):,} tensors are finite")
     n_bad = sum(scan.n_bad for scan in bad)

@@ -93,3 +93,8 @@ LAYOUTS: Mapping[str, tuple[ScaleField, ...]] = {
     "I64": (),
 }
 """By ggml's type name; integer types hold no number that can be bad."""
+
+
+def layout_of(type_name: str) -> tuple[ScaleField, ...]:
+    """The fields of a type; none for one that is newer than this table."""
+    return LAYOUTS.get(type_name, ())

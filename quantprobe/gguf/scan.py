@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from quantprobe.arrays import BoolArray
 from quantprobe.errors import FileFormatError, InputError
-from quantprobe.gguf.block_layouts import FORMATS, LAYOUTS, NumberFormat, ScaleField
+from quantprobe.gguf.block_layouts import FORMATS, ScaleField, layout_of
 from quantprobe.gguf.header import TENSOR_TYPES
 from quantprobe.gguf.scan_kernels import field_keys, field_stats
 from quantprobe.gguf.tensors import PlacedTensor
@@ -101,7 +101,7 @@ def scan_tensors(
 
 def _pieces(tensors: Sequence[PlacedTensor]) -> Iterator[_Piece]:
     for index, each in enumerate(tensors):
-        if not LAYOUTS[each.type_name]:
+        if not layout_of(each.type_name):
             continue
         n_blocks, n = each.tensor.n_bytes // _block_bytes(each), max(PIECE_BYTES // _block_bytes(each), 1)
         for start in range(0, n_blocks, n):
@@ -153,7 +153,7 @@ def _scan_piece(files: _Files, tensor: PlacedTensor, piece: _Piece) -> list[NDAr
     """The statistics of each field: `[n_bad, n_inf, highest finite key, sum of finite keys, n finite not zero]`."""
     size = _block_bytes(tensor)
     data = files.read(tensor.path, tensor.tensor.offset + piece.start * size, piece.n * size)
-    return [field_stats(data, size, field, piece.n) for field in LAYOUTS[tensor.type_name]]
+    return [field_stats(data, size, field, piece.n) for field in layout_of(tensor.type_name)]
 
 
 class _Totals:
@@ -161,7 +161,7 @@ class _Totals:
 
     def __init__(self, tensor: PlacedTensor) -> None:
         self.tensor = tensor
-        fields = LAYOUTS[tensor.type_name]
+        fields = layout_of(tensor.type_name)
         self.stats = [np.zeros(5, np.int64) for _ in fields]
         self.bad: list[_Piece | None] = [None] * len(fields)
         """The first piece with a bad number, by field."""
@@ -181,7 +181,7 @@ class _Totals:
             total[2] = highest
 
     def finish(self, files: _Files) -> TensorScan:
-        fields = LAYOUTS[self.tensor.type_name]
+        fields = layout_of(self.tensor.type_name)
         return TensorScan(self.tensor, tuple(self._field(files, i, field) for i, field in enumerate(fields)))
 
     def _field(self, files: _Files, i: int, field: ScaleField) -> FieldScan:
@@ -212,8 +212,3 @@ class _Totals:
         size = _block_bytes(self.tensor)
         data = files.read(self.tensor.path, self.tensor.tensor.offset + piece.start * size, piece.n * size)
         return piece.start + int(np.argmax(wanted(field_keys(data, size, field, piece.n))))
-
-
-def format_of(field: ScaleField) -> NumberFormat:
-    """The number format of a field."""
-    return FORMATS[field.format]

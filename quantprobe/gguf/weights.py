@@ -23,7 +23,12 @@ BLOCK_ELEMENTS = 1 << 20
 """Elements dequantized at once by all threads together: with the temporaries of the I types about 100 MB."""
 MIN_ELEMENTS = 1 << 15
 """A thread's least share, below which the calls cost more than the work."""
-_INTEGERS = ("I8", "I16", "I32", "I64")
+_READABLE = {
+    "F32", "F16", "BF16", "F64", "Q1_0", "Q2_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K",
+    "Q6_K", "TQ1_0", "TQ2_0", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS",
+    "MXFP4", "NVFP4",
+}  # fmt: skip
+"""Types that the gguf package dequantizes, and the two below."""
 
 
 @dataclass(frozen=True)
@@ -173,8 +178,8 @@ def _ratio(error: float, norm: float) -> float | None:
 
 
 def is_weight(tensor: PlacedTensor) -> bool:
-    """Whether a tensor holds numbers whose error means something; tables of integers do not."""
-    return tensor.type_name not in _INTEGERS
+    """Whether a tensor holds weights that can be read as numbers; tables of integers and unknown types do not."""
+    return tensor.type_name in _READABLE
 
 
 def largest_first(errors: Sequence[WeightError]) -> tuple[WeightError, ...]:

@@ -24,7 +24,7 @@ from planted import (
     validate,
     zero_tensor,
 )
-from tiny_gguf import ARCHS, truncate, write_tiny
+from tiny_gguf import ARCHS, truncate, write_embedding_model, write_tiny
 
 from quantprobe.checks.outcome import FAIL, PASS, SKIPPED, UNCHECKED, Check, FileReport, exit_code
 from quantprobe.cli.main import cli
@@ -296,6 +296,19 @@ def test_a_decode_of_nan_fails(quant: Path) -> None:
 def test_another_models_decode_is_not_plausible(tmp_path: Path, base: Path) -> None:
     other = write_tiny(tmp_path / "q.gguf", vocab="bpe", n_vocab=300, chat_template=TEMPLATE, seed=3)
     assert "probably broken: mean KLD" in failures(validate(other, base, decode=True))["plausible"]
+
+
+def test_an_embedding_model_is_not_decoded(tmp_path: Path) -> None:
+    report = validate(write_embedding_model(tmp_path / "bert.gguf"), None, decode=True)
+    assert [check.status for check in report.checks if check.name in ("decode", "plausible")] == [SKIPPED, SKIPPED]
+    assert failures(report) == {}
+
+
+def test_a_type_that_is_newer_than_the_table_is_told(quant: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {name: fields for name, fields in LAYOUTS.items() if name != "Q8_0"}
+    monkeypatch.setattr("quantprobe.gguf.block_layouts.LAYOUTS", known)
+    monkeypatch.setattr("quantprobe.checks.values.LAYOUTS", known)
+    assert "types Q8_0 were not scanned" in noticed(validate(quant, None))["finite values"]
 
 
 def test_exit_codes() -> None:
