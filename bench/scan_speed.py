@@ -1,5 +1,7 @@
 """How fast `quantprobe validate` scans each block type: GB/s from the page cache, and the peak memory.
 
+GB per CPU second, times the cores, is what an idle machine gives, whatever else runs on this one.
+
 One made file per type (1 GB, random bytes with finite scales), written, read once, and timed; removed afterwards.
 
     python bench/scan_speed.py [--gb 1] [--threads 2] [--types Q4_K,F16] [--folder /tmp]
@@ -50,19 +52,22 @@ def main() -> None:
     parser.add_argument("--types", default=",".join(name for name, fields in LAYOUTS.items() if fields))
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     asked = parser.parse_args()
-    print(f"{'type':8} {'GB/s':>6} {'peak MB':>8}   ({asked.threads} threads, best of 3)")
+    print(f"{'type':8} {'GB/s':>6} {'GB/CPU s':>9} {'peak MB':>8}   ({asked.threads} threads, best of 3)")
     for name in asked.types.split(","):
         path = asked.folder / f"scan-{os.getpid()}-{name}.bin"
         try:
             tensor = make_file(path, name, int(asked.gb * 1e9))
-            seconds = []
+            seconds, cpu = [], []
             for _ in range(4):  # the first compiles, and fills the cache
-                begin = time.perf_counter()
+                begin, begin_cpu = time.perf_counter(), time.process_time()
                 [found] = scan_tensors([tensor], asked.threads)
                 seconds.append(time.perf_counter() - begin)
+                cpu.append(time.process_time() - begin_cpu)
             assert found.n_bad == 0, found
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-            print(f"{name:8} {tensor.tensor.n_bytes / 1e9 / min(seconds[1:]):6.2f} {peak:8.0f}", flush=True)
+            n_gb = tensor.tensor.n_bytes / 1e9
+            speeds = f"{n_gb / min(seconds[1:]):6.2f} {n_gb / min(cpu[1:]):9.2f}"
+            print(f"{name:8} {speeds} {peak:8.0f}", flush=True)
         finally:
             path.unlink(missing_ok=True)
 

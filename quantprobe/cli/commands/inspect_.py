@@ -70,7 +70,7 @@ def inspect(
         found = []
         with open_progress() as progress:
             for path in find_quants(files):
-                progress.start(f"inspect {path.name}", None if base is None else path.stat().st_size, "parameters")
+                progress.start(f"inspect {path.name}", None, "weights")
                 found.append(inspect_model(path, reference, importance, progress.advance))
                 progress.finish()
         _show(found, output, details)
