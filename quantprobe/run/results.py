@@ -97,7 +97,7 @@ class Quant(ModelIdentity):
     pooled: TaskSummary | None = None
     files: QuantFiles = field(default_factory=QuantFiles)
     findings: tuple[str, ...] = ()
-    """What the checks of the file found odd or broken before it was measured, a sentence each."""
+    """What the checks of the file found odd or broken before it was measured, a sentence each; left out if nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +123,8 @@ def results_document(results: Results) -> dict[str, Any]:
     for quant in document["quants"]:
         if quant["files"] == {"texts": {}, "tasks": {}}:
             del quant["files"]
+        if not quant["findings"]:
+            del quant["findings"]
     return document
 
 
