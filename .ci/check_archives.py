@@ -21,6 +21,7 @@ WHEEL = (
     r"quantprobe/_native\.pyi",
     r"quantprobe/py\.typed",
     r"quantprobe/probes/questions/data/[^/]+\.jsonl",
+    r"quantprobe/checks/data/probe\.txt",
     r"quantprobe/report/page/page\.html",
     r"quantprobe/report/page/page\.css",
     r"quantprobe/report/page/pictures\.js",

@@ -16,7 +16,7 @@ MODULES: Mapping[str, Path] = {
 
 LAYERS = (
     *("errors", "arrays", "gguf", "settings", "probes", "metrics", "stats", "run", "capture"),
-    *("engine", "sweep", "study", "imports", "report", "api", "cli"),
+    *("engine", "checks", "sweep", "study", "imports", "report", "api", "cli"),
 )
 LAYER_OF = {
     **dict.fromkeys(("names", "files", "locks", "compiling"), "arrays"),

@@ -20,6 +20,7 @@ from quantprobe.cli.commands.diff import diff
 from quantprobe.cli.commands.direction import direction
 from quantprobe.cli.commands.flips import flips
 from quantprobe.cli.commands.import_ import import_results
+from quantprobe.cli.commands.inspect_ import inspect
 from quantprobe.cli.commands.kld import kld
 from quantprobe.cli.commands.make_task import make_task
 from quantprobe.cli.commands.plan import plan
@@ -27,6 +28,7 @@ from quantprobe.cli.commands.report import report
 from quantprobe.cli.commands.show_item import show_item
 from quantprobe.cli.commands.study import study
 from quantprobe.cli.commands.sweep import sweep
+from quantprobe.cli.commands.validate import validate
 from quantprobe.errors import QuantprobeError
 
 FAILED, STOPPED = 1, 130
@@ -70,6 +72,7 @@ class Cli(click.Group):
     ) -> Any:
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        failed = self._error_status(args)
         try:
             status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
             sys.stdout.flush()
@@ -81,17 +84,22 @@ class Cli(click.Group):
             if isinstance(error, _ASKS_FOR_HELP):
                 click.echo(error.format_message())
                 sys.exit(0)
-            _fail(f"error: {_with_hint(error)}")
+            _fail(f"error: {_with_hint(error)}", failed)
         except QuantprobeError as error:
-            _fail(f"error: {error}")
+            _fail(f"error: {error}", failed)
         except MemoryError:
-            _fail("error: out of memory; a smaller --ctx-size or --ubatch-size needs less")
+            _fail("error: out of memory; a smaller --ctx-size or --ubatch-size needs less", failed)
         except OSError as error:
-            _fail(f"error: {describe_os_error(error)}")
+            _fail(f"error: {describe_os_error(error)}", failed)
         except ImportError as error:
-            _fail(f"error: {error}")
+            _fail(f"error: {error}", failed)
         else:
             sys.exit(status if isinstance(status, int) else 0)
+
+    def _error_status(self, args: Sequence[str] | None) -> int:
+        """The exit code of an error: a command may have its own, where 1 is one of its answers."""
+        words = sys.argv[1:] if args is None else args
+        return getattr(self.commands.get(words[0]) if words else None, "error_status", FAILED)
 
 
 def describe_os_error(error: OSError) -> str:
@@ -155,6 +163,7 @@ Examples:
 """
 SECTIONS: Mapping[str, Sequence[click.Command]] = {
     "Measure": (sweep, capture, compare, demo),
+    "Check files": (inspect, validate),
     "Read the results": (flips, report, study, diff),
     "Bring results from elsewhere": (direction, import_results, kld),
     "Plan and check": (plan, make_task, show_item, devices, completion),

@@ -190,7 +190,11 @@ def read_model_info(path: Path) -> ModelInfo:
     Raises `InputError` if a file cannot be read, and `FileFormatError` if one is damaged, truncated, not a model
     (adapter, importance matrix, vocabulary alone), lacks a part, or is not the first part.
     """
-    parts = read_parts(path)
+    return model_info(path, read_parts(path))
+
+
+def model_info(path: Path, parts: Sequence[Header]) -> ModelInfo:
+    """The metadata of a model whose headers were read; see `read_model_info`."""
     first = parts[0]
     architecture = require_model(first)
     tensors = [tensor for part in parts for tensor in part.tensors.values()]

@@ -93,6 +93,7 @@ def _rows(control: Control) -> str:
 def warnings(cohort: Cohort, names: ShortNames = WHOLE) -> list[str]:
     """What must be known before a table is read: quants at the floor, rows and questions that are left out."""
     found = differences(cohort)
+    found += [f"{names(quant.name)}: {finding}." for quant in cohort.quants for finding in quant.findings]
     for text in cohort.texts:
         rows = [(names(quant.name), summary) for quant, summary in measured(cohort, text)]
         at_floor = [name for name, summary in rows if is_at_floor(summary.kld_mean, cohort.floor(text))]

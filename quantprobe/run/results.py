@@ -152,6 +152,8 @@ class Quant(ModelIdentity):
     drawn: Drawn | None = None
     """Of a quant that decoded a sample of the questions."""
     files: QuantFiles = field(default_factory=QuantFiles)
+    findings: tuple[str, ...] = ()
+    """What the checks of the file found odd or broken before it was measured, a sentence each; left out if nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +192,8 @@ def results_document(results: Results) -> dict[str, Any]:
         for text in quant["texts"].values():
             if not text["by_category"]:
                 del text["by_category"]
+        if not quant["findings"]:
+            del quant["findings"]
     return document
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from quantprobe.capture.store import Capture
+from quantprobe.checks.before_sweep import file_findings
 from quantprobe.engine.plan_choices import n_naive_tokens
 from quantprobe.errors import MismatchError
 from quantprobe.gguf.model import ModelIdentity, ModelInfo
@@ -81,6 +82,7 @@ def compare_quants(
     here = Comparison(capture, settings, folder, base_model, like_llama, progress)
     floor, changed = require_same_settings(here, recorded, allow)
     infos = identify_all(read_quants(quants, capture.meta.base), progress)
+    findings = check_files(infos, capture, base_model, progress)
     measuring = Measuring(capture, settings, folder, progress, base_model, llama_compat, precision, probes)
     earlier = None if replaces else earlier_results(measuring)
     told = {} if earlier is None else {name: one.grouping for name, one in earlier.tasks.items()}
@@ -109,7 +111,7 @@ def compare_quants(
             machine_floor=floor,
             texts=text_facts(capture, used),
             tasks=tasks,
-            quants=judged,
+            quants=tuple(replace(quant, findings=findings.get(quant.name, quant.findings)) for quant in judged),
         )  # fmt: skip
         write_results(results, folder)
     llama = {(one.quant.name, text): found for one in measured for text, found in one.llama.items()}
@@ -140,6 +142,17 @@ def measure_all(
             with locked(measuring.run.lock(left[0].name), tell):
                 found[left[0].name] = measure_quant(measuring, left[0], decide, groupings)
     return [found[info.name] for info in infos]
+
+
+def check_files(
+    infos: Sequence[ModelInfo], capture: Capture, base_model: Path | None, progress: Progress
+) -> dict[str, tuple[str, ...]]:
+    """What is odd or broken about the files, by quant; said at once, and kept beside the numbers."""
+    findings = {info.name: file_findings(info, capture.meta.base, base_model) for info in infos}
+    for name, found in findings.items():
+        for finding in found:
+            progress.note(f"{name}: {finding}")
+    return findings
 
 
 def null_control(capture: Capture, names: Container[str]) -> NullControl:

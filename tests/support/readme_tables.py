@@ -54,8 +54,9 @@ def option_tables() -> str:
     for name, command in leaf_commands(cli):
         words = [each.metavar or str(each.name).upper() for each in command.params if isinstance(each, click.Argument)]
         names = {each.name for each in options(command)}
-        taken = [what for what, group in (("settings", SETTINGS), ("prompts", PROMPTING)) if names & set(group)]
-        shown = [each for each in options(command) if each.name not in (*SETTINGS, *PROMPTING)]
+        groups = {"settings": set(SETTINGS), "prompts": set(PROMPTING)}
+        taken = {what: group for what, group in groups.items() if group <= names}  # a part of a group is listed
+        shown = [each for each in options(command) if not any(each.name in group for group in taken.values())]
         parts += [f"### `{' '.join((name, *words))}`", command.get_short_help_str(200)]
         parts += [option_rows(shown)] if shown else []
         parts += [f"And the options of {' and '.join(taken)}."] if taken else []

@@ -22,11 +22,12 @@ def find_base(path: Path) -> Path:
     return first_part(path)
 
 
-def find_quants(arguments: Sequence[str], base: Path | None = None) -> list[Path]:
+def find_quants(arguments: Sequence[str], base: Path | None = None, orphans: bool = False) -> list[Path]:
     """The quants that QUANT arguments name, in the order given; folders and patterns largest first.
 
     A folder gives every .gguf directly in it: of split models the first part, and neither the base
-    nor importance matrices nor vision projectors. A pattern such as `quants/*.gguf` does the same.
+    nor importance matrices nor vision projectors. A pattern such as `quants/*.gguf` does the same. With `orphans` a
+    part whose first part is missing is given as it is, for whoever says what is wrong with it.
 
     Raises
     ------
@@ -38,11 +39,12 @@ def find_quants(arguments: Sequence[str], base: Path | None = None) -> list[Path
     for argument in arguments:
         path = Path(argument)
         if path.is_file():
-            _refuse(first_part(path), base, named)
-            named.append(first_part(path))
-            found.append(first_part(path))
+            first = first_part(path, orphans)
+            _refuse(first, base, named)
+            named.append(first)
+            found.append(first)
         else:
-            found += _expand(argument, base)
+            found += _expand(argument, base, orphans)
     return list({path.resolve(): path for path in found}.values())
 
 
@@ -53,13 +55,14 @@ def _refuse(path: Path, base: Path | None, named: Sequence[Path]) -> None:
         raise InputError(f"{path} is given twice")
 
 
-def _expand(argument: str, base: Path | None) -> list[Path]:
+def _expand(argument: str, base: Path | None, orphans: bool) -> list[Path]:
     if Path(argument).is_dir():
         candidates = [path for path in Path(argument).iterdir() if path.suffix.lower() == ".gguf"]
     else:
         # Path.glob takes no absolute pattern
         candidates = [Path(match) for match in glob.glob(argument, recursive=True)]  # noqa: PTH207
-    models = {first_part(path) for path in candidates if path.is_file() and not _NOT_LANGUAGE_MODELS.search(path.name)}
+    files = [path for path in candidates if path.is_file() and not _NOT_LANGUAGE_MODELS.search(path.name)]
+    models = {first_part(path, orphans) for path in files}
     quants = [path for path in models if base is None or not path.samefile(base)]
     if not quants:
         what = "folder" if Path(argument).is_dir() else "file, folder or pattern"
@@ -67,8 +70,11 @@ def _expand(argument: str, base: Path | None) -> list[Path]:
     return sorted(quants, key=lambda path: (-model_size(path), path.name))
 
 
-def first_part(path: Path) -> Path:
-    """The first part of a split model; any other file as it is. Raises `InputError` if the first part is missing."""
+def first_part(path: Path, orphans: bool = False) -> Path:
+    """The first part of a split model; any other file as it is.
+
+    Raises `InputError` if the first part is missing; with `orphans` the part itself is given then.
+    """
     from quantprobe.gguf.parts import split_name
 
     split = split_name(path)
@@ -76,6 +82,8 @@ def first_part(path: Path) -> Path:
         return path
     first = split.part(1)
     if not first.is_file():
+        if orphans:
+            return path
         raise InputError(f"{path} is a part of a split model, and its first part {first.name} is not beside it")
     return first
 

@@ -56,6 +56,21 @@ def settings_options(command: Command) -> Command:
     return with_settings  # type: ignore[return-value]
 
 
+MACHINE = ("n_threads", "n_gpu_layers")
+
+
+def machine_options(command: Command) -> Command:
+    """Adds the options that say where a model runs; the command, which chooses all else, gets them as `settings`."""
+
+    @stack(*(_setting_option(SETTINGS[name], shows_default=True) for name in MACHINE))
+    @functools.wraps(command)
+    def with_settings(*args: Any, **kwargs: Any) -> Any:
+        values = {name: kwargs.pop(name) for name in MACHINE}
+        return command(*args, settings=Settings(**values), **kwargs)
+
+    return with_settings  # type: ignore[return-value]
+
+
 def changed_settings_options(command: Command) -> Command:
     """The same options where a capture has the settings already: the command gets those given as `changes`."""
 

@@ -263,6 +263,12 @@ def write_picture(picture: Picture, folder: Path, svg: bool = False) -> tuple[Pa
     return tuple(written)
 
 
+def save_picture(picture: Picture, path: Path) -> Path:
+    """Write one picture to a file: SVG where it is named so, else PNG; on white, the same bytes each time."""
+    svg = {"format": "svg", "metadata": {"Date": None}}
+    return _write(picture, path, svg if path.suffix.lower() == ".svg" else {"format": "png", "dpi": DPI})
+
+
 def _write(picture: Picture, path: Path, how: dict[str, Any]) -> Path:
     buffer = io.BytesIO()
     with house_style():
