@@ -15,7 +15,7 @@ MODULES: Mapping[str, Path] = {
 }
 
 LAYERS = (
-    *("errors", "arrays", "gguf", "settings", "probes", "metrics", "stats", "run", "capture"),
+    *("errors", "arrays", "gguf", "imatrix", "settings", "probes", "metrics", "stats", "run", "capture"),
     *("engine", "sweep", "study", "imports", "report", "api", "cli"),
 )
 LAYER_OF = {"_native": "engine", "names": "arrays", "files": "arrays", "__main__": "cli"}

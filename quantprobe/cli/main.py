@@ -23,6 +23,7 @@ from quantprobe.cli.commands.import_ import import_results
 from quantprobe.cli.commands.kld import kld
 from quantprobe.cli.commands.make_task import make_task
 from quantprobe.cli.commands.plan import plan
+from quantprobe.cli.commands.quantize import quantize
 from quantprobe.cli.commands.report import report
 from quantprobe.cli.commands.show_item import show_item
 from quantprobe.cli.commands.study import study
@@ -147,6 +148,7 @@ Examples:
   quantprobe COMMAND --help
 """
 SECTIONS: Mapping[str, Sequence[click.Command]] = {
+    "Make": (quantize,),
     "Measure": (sweep, capture, compare, demo),
     "Read the results": (flips, report, study, diff),
     "Bring results from elsewhere": (direction, import_results, kld),
