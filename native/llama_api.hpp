@@ -57,9 +57,11 @@ struct ggml_init_params {
     X(ggml_tensor_overhead,                 size_t,                     ()) \
     X(ggml_graph_overhead,                  size_t,                     ()) \
     X(ggml_new_tensor_2d,                   ggml_tensor *,              (ggml_context *, int32_t, int64_t, int64_t)) \
+    X(ggml_new_tensor_3d,                   ggml_tensor *,              (ggml_context *, int32_t, int64_t, int64_t, int64_t)) \
     X(ggml_new_graph,                       ggml_cgraph *,              (ggml_context *)) \
     X(ggml_build_forward_expand,            void,                       (ggml_cgraph *, ggml_tensor *)) \
     X(ggml_mul_mat,                         ggml_tensor *,              (ggml_context *, ggml_tensor *, ggml_tensor *)) \
+    X(ggml_mul_mat_id,                      ggml_tensor *,              (ggml_context *, ggml_tensor *, ggml_tensor *, ggml_tensor *)) \
     X(ggml_scale,                           ggml_tensor *,              (ggml_context *, ggml_tensor *, float)) \
     X(ggml_tanh,                            ggml_tensor *,              (ggml_context *, ggml_tensor *)) \
     X(ggml_add,                             ggml_tensor *,              (ggml_context *, ggml_tensor *, ggml_tensor *)) \

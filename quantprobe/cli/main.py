@@ -19,6 +19,7 @@ from quantprobe.cli.commands.devices import devices
 from quantprobe.cli.commands.diff import diff
 from quantprobe.cli.commands.direction import direction
 from quantprobe.cli.commands.flips import flips
+from quantprobe.cli.commands.imatrix import imatrix
 from quantprobe.cli.commands.import_ import import_results
 from quantprobe.cli.commands.kld import kld
 from quantprobe.cli.commands.make_task import make_task
@@ -148,7 +149,7 @@ Examples:
   quantprobe COMMAND --help
 """
 SECTIONS: Mapping[str, Sequence[click.Command]] = {
-    "Make": (quantize,),
+    "Make": (imatrix, quantize),
     "Measure": (sweep, capture, compare, demo),
     "Read the results": (flips, report, study, diff),
     "Bring results from elsewhere": (direction, import_results, kld),

@@ -45,7 +45,7 @@ def run_blocks(context: Context, steps: Iterable[Step]) -> Generator[Block, None
     n_tokens = 0
     for step in steps:
         _prepare(context, step)
-        _decode(context, step)
+        decode(context, step)
         n_tokens += len(step.tokens)
         if len(step.row_ids) == 0:
             continue
@@ -53,7 +53,8 @@ def run_blocks(context: Context, steps: Iterable[Step]) -> Generator[Block, None
         n_tokens = 0
 
 
-def _decode(context: Context, step: Step) -> None:
+def decode(context: Context, step: Step) -> None:
+    """One call of llama.cpp; raises `EngineError` with its own words when it fails."""
     try:
         status = context.decoder.decode(step.tokens, step.pos, step.seq, step.n_seq, step.output)
     except RuntimeError as error:  # an assertion of ggml, see native/abort_guard.hpp

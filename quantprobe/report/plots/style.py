@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from quantprobe.arrays import FloatArray
+from quantprobe.errors import InputError
 from quantprobe.files import write_whole
 from quantprobe.report.marks import MARKS, NO_MARK, Mark, mark_of
 from quantprobe.stats.estimates import Estimate
@@ -261,6 +262,17 @@ def write_picture(picture: Picture, folder: Path, svg: bool = False) -> tuple[Pa
     if svg:
         written.append(_write(picture, folder / f"{picture.name}.svg", {"format": "svg", "metadata": {"Date": None}}))
     return tuple(written)
+
+
+def save_picture(picture: Picture, path: Path) -> None:
+    """Write one file in the form that its ending names; raises `InputError` for another than .png and .svg."""
+    forms: dict[str, dict[str, Any]] = {
+        ".png": {"format": "png", "dpi": DPI},
+        ".svg": {"format": "svg", "metadata": {"Date": None}},
+    }
+    if path.suffix.lower() not in forms:
+        raise InputError(f"{path}: pictures are written as .png or .svg; give the file one of these endings")
+    _write(picture, path, forms[path.suffix.lower()])
 
 
 def _write(picture: Picture, path: Path, how: dict[str, Any]) -> Path:
