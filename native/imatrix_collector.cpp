@@ -48,6 +48,7 @@ static op_codes check_tensor_layout() {
         ggml_tensor * ids     = api.ggml_new_tensor_2d(ctx, TYPE_I32, 2, 7);
 
         const auto & m = fields(experts);
+        require(m.buffer == nullptr, "buffer");
         require(m.type == TYPE_F32 && fields(ids).type == TYPE_I32, "type");
         require(m.ne[0] == 32 && m.ne[1] == 5 && m.ne[2] == 4 && m.ne[3] == 1, "ne");
         require(m.nb[0] == 4 && m.nb[1] == 128 && m.nb[2] == 640 && m.nb[3] == 2560, "nb");
@@ -130,8 +131,13 @@ bool imatrix_collector::collect(const ggml_tensor * t) {
     if (input.type != TYPE_F32 || input.nb[0] != sizeof(float)) {
         throw std::runtime_error("the input of " + weight_name(node.src[0]) + " is not in rows of float32");
     }
-    fetched.resize(api.ggml_nbytes(node.src[1]));
-    api.ggml_backend_tensor_get(node.src[1], fetched.data(), 0, fetched.size());
+    if (input.buffer != nullptr && api.ggml_backend_buffer_is_host(static_cast<ggml_backend_buffer *>(input.buffer))) {
+        rows = static_cast<const uint8_t *>(api.ggml_get_data(node.src[1]));
+    } else {
+        fetched.resize(api.ggml_nbytes(node.src[1]));
+        api.ggml_backend_tensor_get(node.src[1], fetched.data(), 0, fetched.size());
+        rows = fetched.data();
+    }
 
     last.input         = node.src[1];
     last.ids           = node.src[2];
@@ -161,15 +167,30 @@ static void add_squares(double * sums, const float * x, int64_t n) {
     }
 }
 
+// four rows, added up in float32 first: half the time, and at most three roundings of 6e-8 each
+static void add_four_squares(double * sums, const uint8_t * row, size_t stride, int64_t n) {
+    const float * a = reinterpret_cast<const float *>(row);
+    const float * b = reinterpret_cast<const float *>(row + stride);
+    const float * c = reinterpret_cast<const float *>(row + 2 * stride);
+    const float * d = reinterpret_cast<const float *>(row + 3 * stride);
+    for (int64_t i = 0; i < n; i++) {
+        sums[i] += (a[i] * a[i] + b[i] * b[i]) + (c[i] * c[i] + d[i] * d[i]);
+    }
+}
+
 // weights of more than two dimensions have a matrix for each pair of their last two; inputs go round them
 void imatrix_collector::sum_dense(const tensor_fields & weight, const tensor_fields & input) {
     for (int64_t i3 = 0; i3 < input.ne[3]; i3++) {
         for (int64_t i2 = 0; i2 < input.ne[2]; i2++) {
-            const int64_t matrix = (i3 % weight.ne[3]) * weight.ne[2] + (i2 % weight.ne[2]);
-            double *      sums   = last.sums.data() + matrix * input.ne[0];
-            for (int64_t i1 = 0; i1 < input.ne[1]; i1++) {
-                const uint8_t * row = fetched.data() + i1 * input.nb[1] + i2 * input.nb[2] + i3 * input.nb[3];
-                add_squares(sums, reinterpret_cast<const float *>(row), input.ne[0]);
+            const int64_t   matrix = (i3 % weight.ne[3]) * weight.ne[2] + (i2 % weight.ne[2]);
+            double *        sums   = last.sums.data() + matrix * input.ne[0];
+            const uint8_t * first  = rows + i2 * input.nb[2] + i3 * input.nb[3];
+            int64_t         i1     = 0;
+            for (; i1 + 4 <= input.ne[1]; i1 += 4) {
+                add_four_squares(sums, first + i1 * input.nb[1], input.nb[1], input.ne[0]);
+            }
+            for (; i1 < input.ne[1]; i1++) {
+                add_squares(sums, reinterpret_cast<const float *>(first + i1 * input.nb[1]), input.ne[0]);
             }
         }
     }
@@ -194,7 +215,7 @@ void imatrix_collector::sum_experts(const tensor_fields & weight, const tensor_f
             if (expert < 0 || expert >= n_experts) {
                 throw std::runtime_error("a token was sent to an expert that does not exist");
             }
-            const uint8_t * row = fetched.data() + (slot % input.ne[1]) * input.nb[1] + token * input.nb[2];
+            const uint8_t * row = rows + (slot % input.ne[1]) * input.nb[1] + token * input.nb[2];
             add_squares(last.sums.data() + expert * input.ne[0], reinterpret_cast<const float *>(row), input.ne[0]);
             last.counts[static_cast<size_t>(expert)]++;
         }

@@ -83,6 +83,7 @@ class imatrix_collector {
         std::unordered_set<std::string> served;
     } last;
 
+    const uint8_t *      rows = nullptr; // of the input: in place, or in `fetched` if it is not in the host's memory
     std::vector<uint8_t> fetched;
     std::vector<uint8_t> fetched_ids;
 };

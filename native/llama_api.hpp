@@ -94,6 +94,7 @@ struct ggml_init_params {
     X(ggml_backend_tensor_alloc,            int32_t,                    (ggml_backend_buffer *, ggml_tensor *, void *)) \
     X(ggml_backend_tensor_set,              void,                       (ggml_tensor *, const void *, size_t, size_t)) \
     X(ggml_backend_tensor_get,              void,                       (const ggml_tensor *, void *, size_t, size_t)) \
+    X(ggml_backend_buffer_is_host,          bool,                       (ggml_backend_buffer *)) \
     X(ggml_backend_buffer_free,             void,                       (ggml_backend_buffer *)) \
     X(ggml_backend_graph_compute,           int32_t,                    (ggml_backend *, ggml_cgraph *))
 // clang-format on

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from quantprobe import _native
+from quantprobe.arrays import Int32Array
 from quantprobe.engine.model import Context, Model
 from quantprobe.engine.plan import Geometry, Step
 from quantprobe.engine.runner import decode
 from quantprobe.errors import EngineError, InputError
+from quantprobe.gguf.parts import find_tensor, read_parts
 from quantprobe.imatrix.matrix import Entry, Imatrix
 from quantprobe.probes.text import TextProbe
+from quantprobe.settings import LLAMA_MAX_SEQ, Settings
 
 MIN_TOKENS = 16
 """llama-imatrix does not see products of fewer tokens."""
@@ -23,8 +25,8 @@ class Collector:
     """Sums of squared inputs over the windows of a text, from `n_windows` on.
 
     All tokens are outputs, as in llama-imatrix: else the last layer would see only some. Sums are float64
-    (llama-imatrix: float32), an input that several weights share is read once, and without `process_output` the
-    output product is left out, which llama-imatrix computes.
+    (llama-imatrix: float32), an input that several weights share is read once, and the output product, which
+    llama-imatrix computes, is left out without `process_output` and in models without an output.weight of their own.
     """
 
     def __init__(self, model: Model, probe: TextProbe, process_output: bool = False) -> None:
@@ -32,14 +34,16 @@ class Collector:
             raise InputError(f"--ctx-size {probe.n_ctx} is too small to collect on; use {MIN_TOKENS} or more")
         self._model = model
         self._probe = probe
+        has_output = find_tensor(read_parts(model.info.path), "output.weight") is not None
         try:
-            self._native = _native.ImatrixCollector(process_output)
+            self._native = _native.ImatrixCollector(process_output and has_output)
         except RuntimeError as error:
             raise EngineError(
                 f"{error}; this llama-cpp-python lays out tensors in another way: upgrade gguf-quantprobe"
             ) from error
         self.n_windows = 0
         """Windows collected so far."""
+        self._n_group = 0  # windows that are being decoded
         self._per_window = 0  # tokens that one window adds to the largest count
 
     def restore(self, entries: Mapping[str, Entry], n_windows: int) -> None:
@@ -55,16 +59,17 @@ class Collector:
 
         Raises `EngineError` when a decode fails or an activation is not finite.
         """
-        geometry = collect_geometry(self._probe, self._model.settings.n_ubatch_used)
+        geometry = collect_geometry(self._probe, self._model.settings)
         with Context(self._model, geometry, watcher=self._native) as context:
             for group, steps in plan_collect(self._probe, geometry, self.n_windows):
+                self._n_group = len(group)
                 for step in steps:
                     if step.clear:
                         context.decoder.clear()
                     decode(context, step)
                     if self._native.error:
                         raise EngineError(f"{self._model.info.path.name}: {self._native.error}")
-                self.n_windows += len(group)
+                self.n_windows, self._n_group = self.n_windows + len(group), 0
                 if self._per_window == 0:
                     self._per_window = self._largest_count() // self.n_windows
                 yield len(group) * self._probe.n_ctx
@@ -77,7 +82,10 @@ class Collector:
         count = self._largest_count()
         if self._per_window == 0 or count % self._per_window:
             return False
-        self.n_windows = count // self._per_window
+        n_windows = count // self._per_window
+        if n_windows not in (self.n_windows, self.n_windows + self._n_group):
+            return False
+        self.n_windows = n_windows
         return True
 
     def _largest_count(self) -> int:
@@ -103,33 +111,41 @@ class Collector:
         return Imatrix(entries, (dataset,), n_chunks, self._probe.n_ctx)
 
 
-def collect_geometry(probe: TextProbe, n_ubatch: int) -> Geometry:
-    """As many whole windows as fit one micro-batch; a batch is one micro-batch, and all of its tokens are outputs."""
-    n_seq = max(1, min(n_ubatch // probe.n_ctx, probe.n_windows))
+def collect_geometry(probe: TextProbe, settings: Settings) -> Geometry:
+    """llama-imatrix's context: `n_batch / n_ctx` windows side by side, computed `n_ubatch` tokens at a time.
+
+    Each micro-batch is a batch of its own here, so that the logits, of all tokens, take the memory of one.
+    """
+    n_ubatch = settings.n_ubatch_used
+    n_seq = max(1, min(settings.n_batch // probe.n_ctx, probe.n_windows, n_ubatch, LLAMA_MAX_SEQ))
     n_batch = min(n_ubatch, n_seq * probe.n_ctx)
     return Geometry(n_ctx=probe.n_ctx, n_seq=n_seq, n_batch=n_batch, n_ubatch=n_batch, n_outputs=n_batch, unified=False)
 
 
 def plan_collect(probe: TextProbe, geometry: Geometry, begin: int) -> Iterator[tuple[range, list[Step]]]:
-    """Groups of windows from `begin` on, and the steps of each; windows longer than a batch go in even pieces."""
+    """Groups of windows from `begin` on, and the steps of each: as many tokens of every window as fit together.
+
+    These are the micro-batches that llama.cpp makes of llama-imatrix's batches. Long attention over few tokens of each
+    window costs less than short attention over many: the masked half is not computed.
+    """
     tokens = probe.decoded()
-    n_pieces = -(-probe.n_ctx // geometry.n_batch)
-    cuts = [probe.n_ctx * i // n_pieces for i in range(n_pieces + 1)]
     for first in range(begin, probe.n_windows, geometry.n_seq):
         group = range(first, min(first + geometry.n_seq, probe.n_windows))
-        steps = []
-        for low, high in itertools.pairwise(cuts):
-            pos = np.arange(low, high, dtype=np.int32)
-            n = len(group) * len(pos)
-            steps.append(
-                Step(
-                    tokens=np.ascontiguousarray(tokens[group.start : group.stop, low:high]).reshape(-1),
-                    pos=np.tile(pos, len(group)),
-                    seq=np.repeat(np.arange(len(group), dtype=np.int32), len(pos)),
-                    n_seq=np.ones(n, dtype=np.int32),
-                    output=np.ones(n, dtype=np.int8),
-                    row_ids=np.arange(n, dtype=np.int64),
-                    clear=low == 0,
-                )
-            )
-        yield group, steps
+        length = geometry.n_batch // len(group)
+        cuts = range(0, probe.n_ctx, length)
+        yield group, [_step(tokens, group, low, min(low + length, probe.n_ctx)) for low in cuts]
+
+
+def _step(tokens: Int32Array, group: range, low: int, high: int) -> Step:
+    """Positions `low` to `high` of every window of the group, all of them outputs."""
+    pos = np.arange(low, high, dtype=np.int32)
+    n = len(group) * len(pos)
+    return Step(
+        tokens=np.ascontiguousarray(tokens[group.start : group.stop, low:high]).reshape(-1),
+        pos=np.tile(pos, len(group)),
+        seq=np.repeat(np.arange(len(group), dtype=np.int32), len(pos)),
+        n_seq=np.ones(n, dtype=np.int32),
+        output=np.ones(n, dtype=np.int8),
+        row_ids=np.arange(n, dtype=np.int64),
+        clear=low == 0,
+    )

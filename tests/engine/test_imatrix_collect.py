@@ -32,7 +32,7 @@ from quantprobe.sweep.inputs import SILENT
 DATA = Path(__file__).parents[1] / "imatrix" / "data"
 TEXT = "the cat sat on the mat and ate another tin of tea.\n" * 12
 MODELS = {"dense": "llama", "experts": "olmoe"}
-SETTINGS = Settings(n_ctx=64, n_ubatch=64, n_threads=1, n_gpu_layers=0)
+SETTINGS = Settings(n_ctx=64, n_batch=64, n_threads=1, n_gpu_layers=0)
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +70,12 @@ def test_values_are_llama_imatrixs(models: dict[str, Path], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("n_ubatch", "rtol"), [(256, 1e-4), (24, 1e-2)])
-def test_batches_change_nothing_but_rounding(models: dict[str, Path], name: str, n_ubatch: int, rtol: float) -> None:
-    """Four windows in a batch, and one in three pieces, for which attention has another kernel."""
-    settings = Settings(n_ctx=64, n_ubatch=n_ubatch, n_threads=1, n_gpu_layers=0)
+@pytest.mark.parametrize(("n_batch", "n_ubatch", "rtol"), [(256, 256, 1e-4), (64, 24, 1e-2), (2048, 64, 1e-2)])
+def test_batches_change_nothing_but_rounding(
+    models: dict[str, Path], name: str, n_batch: int, n_ubatch: int, rtol: float
+) -> None:
+    """Whole windows, pieces of one window, a few tokens of every window: attention has other kernels for small ones."""
+    settings = Settings(n_ctx=64, n_batch=n_batch, n_ubatch=n_ubatch, n_threads=1, n_gpu_layers=0)
     assert_close(collected(models[name], settings), read_imatrix(DATA / f"{name}.imatrix.gguf"), rtol)
 
 
@@ -95,7 +97,7 @@ def test_experts_are_counted_by_the_tokens_sent_to_them(models: dict[str, Path])
     assert np.array_equal(up.counts, down.counts) and np.array_equal(up.sums, gate.sums)
     # every token goes to N_EXPERT_USED experts, so over the experts its squares are counted so often
     router = entries["blk.0.ffn_gate_inp.weight"]
-    np.testing.assert_allclose(up.sums.sum(axis=0), N_EXPERT_USED * router.sums[0], rtol=1e-9)
+    np.testing.assert_allclose(up.sums.sum(axis=0), N_EXPERT_USED * router.sums[0], rtol=1e-6)
 
 
 def test_without_the_output_its_product_is_left_out(models: dict[str, Path]) -> None:
@@ -175,7 +177,7 @@ def test_an_interruption_after_a_decode_is_settled_by_the_counts(models: dict[st
         collector = Collector(model, probe_of(model))
         steps = collector.run()
         next(steps)
-        collector.n_windows = 0  # as if the interruption came before the window was noted
+        collector.n_windows, collector._n_group = 0, 1  # as if the interruption came before the window was noted
         steps.close()
         assert collector.settle() and collector.n_windows == 1
 
