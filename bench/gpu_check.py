@@ -22,11 +22,12 @@ from tiny_gguf import write_tiny
 from quantprobe.capture.store import Capture
 from quantprobe.cli.shared.progress import SilentProgress
 from quantprobe.engine.devices import list_devices, versions
+from quantprobe.engine.recipe import Recipe
 from quantprobe.run.results import Results
 from quantprobe.settings import Settings
 from quantprobe.stats.estimates import Estimate
 from quantprobe.sweep import Inputs, TextInput, compare_quants, import_kld, sweep
-from quantprobe.sweep.ladder import make_quants
+from quantprobe.sweep.ladder import Order, make_quants
 
 QUIET = SilentProgress()
 TOLERANCES = {"PPL": (0.0005, 0.0), "mean KLD": (0.01, 2e-5), "same top": (0.0, 0.002)}
@@ -121,8 +122,10 @@ def null_lines(what: str, base: Path, result: Results, seconds: float, work: Pat
 
 def check_smollm2(model: Path, shared: Path, work: Path, settings: Settings) -> Iterator[Line]:
     """The golden of SmolLM2: F16 made of the packaged model, its quants, 20 windows of the Wikipedia text."""
-    [base] = make_quants(model, work, [("SmolLM2-F16.gguf", "F16")], QUIET, allow_requantize=True)
-    quants = make_quants(base, work, [(f"SmolLM2-{name}.gguf", name) for name in LADDER], QUIET)
+    order = Order("SmolLM2-F16.gguf", Recipe("F16", allow_requantize=True))
+    base = make_quants(model, work, [order], QUIET)[0].files[0]
+    made = make_quants(base, work, [Order(f"SmolLM2-{name}.gguf", Recipe(name)) for name in LADDER], QUIET)
+    quants = [each.files[0] for each in made]
     result, seconds = check_sweep(base, quants, shared / "data" / "text" / "wiki.txt", work, settings)
     yield from null_lines("SmolLM2", base, result, seconds, work)
     golden = json.loads((shared / "golden" / "smollm2" / "wiki_c512_20chunks_kld.json").read_text(encoding="utf-8"))

@@ -57,9 +57,11 @@ struct ggml_init_params {
     X(ggml_tensor_overhead,                 size_t,                     ()) \
     X(ggml_graph_overhead,                  size_t,                     ()) \
     X(ggml_new_tensor_2d,                   ggml_tensor *,              (ggml_context *, int32_t, int64_t, int64_t)) \
+    X(ggml_new_tensor_3d,                   ggml_tensor *,              (ggml_context *, int32_t, int64_t, int64_t, int64_t)) \
     X(ggml_new_graph,                       ggml_cgraph *,              (ggml_context *)) \
     X(ggml_build_forward_expand,            void,                       (ggml_cgraph *, ggml_tensor *)) \
     X(ggml_mul_mat,                         ggml_tensor *,              (ggml_context *, ggml_tensor *, ggml_tensor *)) \
+    X(ggml_mul_mat_id,                      ggml_tensor *,              (ggml_context *, ggml_tensor *, ggml_tensor *, ggml_tensor *)) \
     X(ggml_scale,                           ggml_tensor *,              (ggml_context *, ggml_tensor *, float)) \
     X(ggml_tanh,                            ggml_tensor *,              (ggml_context *, ggml_tensor *)) \
     X(ggml_add,                             ggml_tensor *,              (ggml_context *, ggml_tensor *, ggml_tensor *)) \
@@ -92,6 +94,7 @@ struct ggml_init_params {
     X(ggml_backend_tensor_alloc,            int32_t,                    (ggml_backend_buffer *, ggml_tensor *, void *)) \
     X(ggml_backend_tensor_set,              void,                       (ggml_tensor *, const void *, size_t, size_t)) \
     X(ggml_backend_tensor_get,              void,                       (const ggml_tensor *, void *, size_t, size_t)) \
+    X(ggml_backend_buffer_is_host,          bool,                       (ggml_backend_buffer *)) \
     X(ggml_backend_buffer_free,             void,                       (ggml_backend_buffer *)) \
     X(ggml_backend_graph_compute,           int32_t,                    (ggml_backend *, ggml_cgraph *))
 // clang-format on

@@ -3,6 +3,7 @@
 #include "abort_guard.hpp"
 #include "decoder.hpp"
 #include "head.hpp"
+#include "imatrix_collector.hpp"
 #include "llama_api.hpp"
 #include "log.hpp"
 
@@ -24,6 +25,8 @@ using int8_array  = nb::ndarray<const int8_t, nb::ndim<1>, nb::c_contig, nb::dev
 using byte_array  = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using row_array   = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using bias_array  = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using sum_array   = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using count_array = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using row_view    = nb::ndarray<nb::numpy, const float, nb::ndim<2>>;
 
 // a view that keeps its owner alive; its content is that of the owner's last batch
@@ -96,6 +99,25 @@ static void check_head_rows(const head_holder & self, const row_array & rows) {
     }
 }
 
+// (name, sums [n_rows, n_columns], counts) of every entry, copied
+static nb::list imatrix_entries(const imatrix_collector & self) {
+    nb::list list;
+    for (const auto & [name, entry] : self.entries()) {
+        const size_t n_columns = static_cast<size_t>(entry.n_columns);
+        const auto sums = nb::ndarray<nb::numpy, const double, nb::ndim<2>>(entry.sums.data(), { entry.sums.size() / n_columns, n_columns },
+                                                                            nb::handle());
+        const auto counts = nb::ndarray<nb::numpy, const int64_t, nb::ndim<1>>(entry.counts.data(), { entry.counts.size() }, nb::handle());
+        list.append(nb::make_tuple(name, nb::cast(sums, nb::rv_policy::copy), nb::cast(counts, nb::rv_policy::copy)));
+    }
+    return list;
+}
+
+static void restore_imatrix(imatrix_collector & self, const std::string & name, sum_array sums, count_array counts) {
+    const size_t n_columns = sums.shape(1);
+    self.restore(name, { static_cast<int64_t>(n_columns), std::vector<double>(sums.data(), sums.data() + sums.size()),
+                         std::vector<int64_t>(counts.data(), counts.data() + counts.size()) });
+}
+
 NB_MODULE(_native, m) {
     m.doc() = "quantprobe's C++ engine; use quantprobe.engine";
 
@@ -128,6 +150,15 @@ NB_MODULE(_native, m) {
             const auto & collector = nb::cast<hidden_collector &>(self);
             return view_rows(collector.data(), collector.n_rows(), collector.n_embd, self);
         });
+
+    nb::class_<imatrix_collector>(m, "ImatrixCollector")
+        .def(nb::init<bool>(), nb::arg("with_output"))
+        .def_prop_ro("address", [](imatrix_collector & self) { return reinterpret_cast<uintptr_t>(&self); })
+        .def_prop_ro_static("callback", [](nb::handle) { return reinterpret_cast<uintptr_t>(&imatrix_collector::callback); })
+        .def_prop_ro("error", &imatrix_collector::error)
+        .def_prop_ro("n_shared", &imatrix_collector::n_shared)
+        .def("entries", &imatrix_entries)
+        .def("restore", &restore_imatrix, nb::arg("name"), nb::arg("sums"), nb::arg("counts"));
 
     nb::class_<decoder>(m, "Decoder")
         .def(nb::init<uintptr_t, int64_t, int32_t, int32_t, int32_t>(), nb::arg("ctx"), nb::arg("n_vocab"), nb::arg("n_batch"),

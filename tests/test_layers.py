@@ -15,7 +15,7 @@ MODULES: Mapping[str, Path] = {
 }
 
 LAYERS = (
-    *("errors", "arrays", "gguf", "settings", "probes", "metrics", "stats", "run", "capture"),
+    *("errors", "arrays", "gguf", "imatrix", "settings", "probes", "metrics", "stats", "run", "capture"),
     *("engine", "checks", "sweep", "study", "imports", "report", "api", "cli"),
 )
 LAYER_OF = {

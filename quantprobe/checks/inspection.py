@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantprobe.arrays import Float32Array
-from quantprobe.engine.recipe import RecipeEntry, read_recipe
+from quantprobe.engine.dry_run import PlannedType, read_mixture
 from quantprobe.errors import EngineError
 from quantprobe.gguf.differences import (
     TEMPLATE,
@@ -99,8 +99,8 @@ class Inspection:
     roles: tuple[RoleSummary, ...]
     layers: tuple[LayerGroup, ...]
     deviations: tuple[Deviation, ...] | None
-    """None where the mixture is not known; `recipe_note` says why."""
-    recipe_note: str
+    """None where the mixture is not known; `mixture_note` says why."""
+    mixture_note: str
     comparison: Comparison | None
     tensors: tuple[TensorFacts, ...]
 
@@ -129,7 +129,7 @@ def inspect_model(
         roles=summarise_roles(model.tensors),
         layers=group_layers(model.tensors),
         deviations=deviations,
-        recipe_note=note,
+        mixture_note=note,
         comparison=None if base is None else compare_models(base, model, importance, on_elements),
         tensors=tuple(map(tensor_facts, model.tensors)),
     )
@@ -149,19 +149,19 @@ def find_deviations(model: Inventory) -> tuple[tuple[Deviation, ...] | None, str
     if model.first.integer("general.file_type") is None:
         return None, "the file does not say which file type it is (general.file_type)"
     try:
-        recipe = read_recipe(model.info.path, file_type, model.info.imatrix is not None)
+        mixture = read_mixture(model.info.path, file_type, model.info.imatrix is not None)
     except EngineError as error:
         return None, str(error)
-    if recipe is None:
+    if mixture is None:
         return None, f"llama-quantize does not make files of type {file_type}"
-    return deviations_of(model.tensors, recipe), ""
+    return deviations_of(model.tensors, mixture), ""
 
 
-def deviations_of(tensors: Sequence[PlacedTensor], recipe: Mapping[str, RecipeEntry]) -> tuple[Deviation, ...]:
-    """What differs from a recipe, in the order of the file."""
+def deviations_of(tensors: Sequence[PlacedTensor], mixture: Mapping[str, PlannedType]) -> tuple[Deviation, ...]:
+    """What differs from a mixture, in the order of the file."""
     found = []
     for each in tensors:
-        entry = recipe.get(each.name)
+        entry = mixture.get(each.name)
         if entry is None or each.type_name == entry.wanted:
             continue
         reason = ROW_LENGTH if each.type_name == entry.type_name else OTHER

@@ -19,11 +19,13 @@ from quantprobe.cli.commands.devices import devices
 from quantprobe.cli.commands.diff import diff
 from quantprobe.cli.commands.direction import direction
 from quantprobe.cli.commands.flips import flips
+from quantprobe.cli.commands.imatrix import imatrix
 from quantprobe.cli.commands.import_ import import_results
 from quantprobe.cli.commands.inspect_ import inspect
 from quantprobe.cli.commands.kld import kld
 from quantprobe.cli.commands.make_task import make_task
 from quantprobe.cli.commands.plan import plan
+from quantprobe.cli.commands.quantize import quantize
 from quantprobe.cli.commands.report import report
 from quantprobe.cli.commands.show_item import show_item
 from quantprobe.cli.commands.study import study
@@ -162,6 +164,7 @@ Examples:
   quantprobe COMMAND --help
 """
 SECTIONS: Mapping[str, Sequence[click.Command]] = {
+    "Make": (imatrix, quantize),
     "Measure": (sweep, capture, compare, demo),
     "Check files": (inspect, validate),
     "Read the results": (flips, report, study, diff),

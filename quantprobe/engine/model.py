@@ -234,18 +234,20 @@ def _resolve_flash_attn(model: Model) -> bool | None:
 class Context:
     """A llama.cpp context and the native decoder over it.
 
-    With `hidden` the final-norm rows of each batch are collected beside the logits.
+    With `hidden` the final-norm rows of each batch are collected beside the logits; a `watcher` (a class of the
+    extension with `callback` and `address`) sees every node instead.
     """
 
-    def __init__(self, model: Model, geometry: Geometry, hidden: bool = False) -> None:
+    def __init__(self, model: Model, geometry: Geometry, hidden: bool = False, watcher: Any = None) -> None:
         self.model = model
         self.geometry = geometry
         self.collector = _native.HiddenCollector(model.n_embd) if hidden else None
         params = _context_params(model.settings, geometry)
         params.flash_attn_type = _FLASH_ATTN[model.flash_attn_used]
-        if self.collector is not None:
-            params.cb_eval = ctypes.cast(_native.HiddenCollector.callback, type(params.cb_eval))
-            params.cb_eval_user_data = ctypes.c_void_p(self.collector.address)
+        seer = watcher if watcher is not None else self.collector
+        if seer is not None:
+            params.cb_eval = ctypes.cast(type(seer).callback, type(params.cb_eval))
+            params.cb_eval_user_data = ctypes.c_void_p(seer.address)
         last_errors()
         with guarded():
             self._handle = llama.llama_init_from_model(model._handle, params)

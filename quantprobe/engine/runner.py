@@ -47,7 +47,7 @@ def run_blocks(context: Context, steps: Iterable[Step], done: BoolArray | None =
     """
     n_tokens = 0
     for step in steps:
-        _decode(context, step)
+        decode(context, step)
         n_tokens += len(step.tokens)
         if len(step.row_ids) == 0 or (done is not None and done[step.row_ids].all()):
             continue
@@ -55,7 +55,8 @@ def run_blocks(context: Context, steps: Iterable[Step], done: BoolArray | None =
         n_tokens = 0
 
 
-def _decode(context: Context, step: Step) -> None:
+def decode(context: Context, step: Step) -> None:
+    """One call of llama.cpp, after the memory operations of the step. Raises `EngineError` with its own words."""
     info = context.model.info
     if info.n_positions is not None and int(step.pos.max()) >= info.n_positions:
         raise InputError(

@@ -35,6 +35,11 @@ _TYPES = (
 FILE_TYPES: Mapping[str, FileType] = {kind.name: kind for kind in _TYPES}
 """By llama.cpp's name, in the order of quality within each width."""
 
+ALIASES: Mapping[str, str] = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+"""Short names that llama-quantize takes for a mixture."""
+IGNORE_IMATRIX = frozenset({"F32", "F16", "BF16", "Q8_0", "MXFP4_MOE", "NVFP4", "TQ1_0", "TQ2_0", "Q1_0", "Q2_0"})
+"""File types whose tensors come out the same with and without an importance matrix."""
+
 _GUESSED = 1024
 """Flag of a file type that was derived from the tensors, not recorded."""
 _NAMES = {kind.number: kind.name for kind in _TYPES}

@@ -16,8 +16,8 @@ from tiny_gguf import ARCHS, write_tiny
 from quantprobe.checks import inspection
 from quantprobe.checks.inspection import OTHER, ROW_LENGTH, inspect_model
 from quantprobe.cli.main import cli
+from quantprobe.engine.dry_run import parse_log, read_mixture
 from quantprobe.engine.quantize import quantize
-from quantprobe.engine.recipe import parse_plan, read_recipe
 from quantprobe.errors import EngineError
 from quantprobe.gguf.tensors import bits_per_weight, group_layers, layer_ranges, place_of, read_inventory
 
@@ -70,22 +70,22 @@ def test_every_architecture_has_layers_and_roles(arch: str, tmp_path: Path) -> N
 
 def test_fallbacks_are_named_with_their_reason(quant: Path) -> None:
     found = inspect_model(quant)
-    assert found.deviations and found.recipe_note == ""
+    assert found.deviations and found.mixture_note == ""
     assert {(each.wanted, each.found, each.reason) for each in found.deviations} == {
         ("Q4_K", "Q5_0", ROW_LENGTH),
         ("Q6_K", "Q8_0", ROW_LENGTH),
     }
     assert {each.row_length for each in found.deviations} == {96, 192}
-    recipe = read_recipe(quant, "Q4_K_M", has_imatrix=False)
-    assert recipe is not None and {name: entry.type_name for name, entry in recipe.items()} == {
+    mixture = read_mixture(quant, "Q4_K_M", has_imatrix=False)
+    assert mixture is not None and {name: entry.type_name for name, entry in mixture.items()} == {
         each.name: each.type_name for each in found.tensors
     }
 
 
 def test_an_importance_matrix_changes_the_mixture(base: Path) -> None:
-    plain, weighted = (read_recipe(base, "IQ4_XS", has_imatrix) for has_imatrix in (False, True))
+    plain, weighted = (read_mixture(base, "IQ4_XS", has_imatrix) for has_imatrix in (False, True))
     assert plain is not None and weighted is not None and set(plain) == set(weighted)
-    many = read_recipe(base, "Q4_0", True)
+    many = read_mixture(base, "Q4_0", True)
     assert many is not None and many["blk.0.ffn_down.weight"].wanted in ("Q4_0", "Q4_1")
 
 
@@ -106,23 +106,23 @@ def test_types_chosen_by_hand_are_another_type(tmp_path: Path) -> None:
 )
 def test_where_the_mixture_is_not_known_the_note_says_why(extra: dict[str, Any], note: str, tmp_path: Path) -> None:
     found = inspect_model(write_tiny(tmp_path / "m.gguf", weight_type="Q8_0", extra=extra))
-    assert not found.deviations and note in found.recipe_note
+    assert not found.deviations and note in found.mixture_note
 
 
 def test_a_plan_that_llama_cpp_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_tiny(tmp_path / "m.gguf", weight_type="Q8_0", extra={"general.architecture": "unheard-of"})
-    with pytest.raises(EngineError, match=r"could not plan m\.gguf as Q8_0 .*unheard-of"):
-        read_recipe(path, "Q8_0", has_imatrix=False)
+    with pytest.raises(EngineError, match=r"cannot quantize .*m\.gguf: .*unheard-of"):
+        read_mixture(path, "Q8_0", has_imatrix=False)
 
     def refuse(*_: object) -> None:
         raise EngineError("no reason")
 
-    monkeypatch.setattr(inspection, "read_recipe", refuse)
+    monkeypatch.setattr(inspection, "read_mixture", refuse)
     found = inspect_model(write_tiny(tmp_path / "n.gguf", weight_type="Q8_0"))
-    assert (found.deviations, found.recipe_note) == (None, "no reason")
+    assert (found.deviations, found.mixture_note) == (None, "no reason")
 
 
-def test_the_log_of_a_plan() -> None:
+def test_the_log_of_a_dry_run() -> None:
     log = (
         "warning: blk.0.attn_v.weight  - ncols    576 not divisible by 256 (required for type    q6_K ) "
         "-> falling back to    q8_0\n"
@@ -130,7 +130,7 @@ def test_the_log_of_a_plan() -> None:
         "[   2/   3] blk.0.attn_v.weight - [   576,    192,      1,      1], type =    f16, "
         "size =     0.21 MiB ->     0.11 MiB (q8_0)\n"
     )
-    plan = parse_plan(log)
+    plan = parse_log(log.splitlines())
     assert (plan["blk.0.attn_v.weight"].type_name, plan["blk.0.attn_v.weight"].wanted) == ("Q8_0", "Q6_K")
     assert (plan["output_norm.weight"].type_name, plan["output_norm.weight"].wanted) == ("F32", "F32")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +14,12 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 from tiny_gguf import write_tiny
 
-from quantprobe.engine.imatrix_file import read_imatrix
 from quantprobe.engine.quantize import quantize
-from quantprobe.errors import EngineError, FileFormatError, InputError
+from quantprobe.engine.recipe import Recipe
+from quantprobe.errors import EngineError, InputError
 from quantprobe.gguf.file_types import FILE_TYPES
 from quantprobe.gguf.model import read_model_info
+from quantprobe.imatrix.file import read_imatrix
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_file_types_are_llama_cpps_own() -> None:
 def test_quantizing_writes_the_type_and_tells_each_tensor(model: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     target = tmp_path / "new" / "tiny-Q4_K_M.gguf"
-    quantize(model, target, "q4_k_m", n_threads=1, on_tensor=lambda done, total: seen.append((done, total)))
+    quantize(model, target, Recipe("q4_k_m"), n_threads=1, on_tensor=lambda done, total: seen.append((done, total)))
     info = read_model_info(target)
     assert info.file_type == "Q4_K_M" and info.bpw < read_model_info(model).bpw
     n_tensors = len(gguf.GGUFReader(model).tensors)
@@ -66,11 +66,11 @@ def test_quantizing_writes_the_type_and_tells_each_tensor(model: Path, tmp_path:
 
 
 def test_requantizing_must_be_asked_for(model: Path, tmp_path: Path) -> None:
-    quantize(model, tmp_path / "q8.gguf", "Q8_0")
+    quantize(model, tmp_path / "q8.gguf", Recipe("Q8_0"))
     with pytest.raises(EngineError, match=r"could not make Q4_0 of q8.gguf: .*requantizing from type q8_0 is disabled"):
-        quantize(tmp_path / "q8.gguf", tmp_path / "q4.gguf", "Q4_0")
+        quantize(tmp_path / "q8.gguf", tmp_path / "q4.gguf", Recipe("Q4_0"))
     assert [path.name for path in tmp_path.iterdir()] == ["q8.gguf"]
-    quantize(tmp_path / "q8.gguf", tmp_path / "q4.gguf", "Q4_0", allow_requantize=True)
+    quantize(tmp_path / "q8.gguf", tmp_path / "q4.gguf", Recipe("Q4_0", allow_requantize=True))
     assert read_model_info(tmp_path / "q4.gguf").file_type == "Q4_0"
 
 
@@ -78,7 +78,7 @@ def test_a_damaged_source_is_an_error_and_the_old_target_stays(model: Path, tmp_
     (tmp_path / "broken.gguf").write_bytes(model.read_bytes()[:5000])
     (tmp_path / "target.gguf").write_bytes(b"old")
     with pytest.raises(EngineError, match=r"llama.cpp could not make Q8_0 of broken.gguf: .*(fail|error)"):
-        quantize(tmp_path / "broken.gguf", tmp_path / "target.gguf", "Q8_0")
+        quantize(tmp_path / "broken.gguf", tmp_path / "target.gguf", Recipe("Q8_0"))
     assert (tmp_path / "target.gguf").read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -98,7 +98,7 @@ def test_what_cannot_be_done_is_refused_before_any_process(
     monkeypatch.setattr(subprocess, "Popen", None)
     paths = {"model": model}
     with pytest.raises(InputError, match=message):
-        quantize(paths.get(source, tmp_path / source), paths.get(target, tmp_path / target), file_type)
+        quantize(paths.get(source, tmp_path / source), paths.get(target, tmp_path / target), Recipe(file_type))
 
 
 def use_child(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
@@ -110,13 +110,13 @@ def use_child(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 def test_a_killed_child_is_an_error(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_child(monkeypatch, "import os, sys; sys.stdin.read(); print('GGML_ASSERT(x) failed', flush=True); os.abort()")
     with pytest.raises(EngineError, match=r"GGML_ASSERT\(x\) failed"):
-        quantize(model, tmp_path / "t.gguf", "Q8_0")
+        quantize(model, tmp_path / "t.gguf", Recipe("Q8_0"))
 
 
 def test_a_silent_death_is_told(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_child(monkeypatch, "import sys; sys.stdin.read(); sys.exit(7)")
     with pytest.raises(EngineError, match="ended with status 7 and said nothing"):
-        quantize(model, tmp_path / "t.gguf", "Q8_0")
+        quantize(model, tmp_path / "t.gguf", Recipe("Q8_0"))
 
 
 def test_the_child_does_not_outlive_an_interrupt(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,16 +140,16 @@ def test_the_child_does_not_outlive_an_interrupt(model: Path, tmp_path: Path, mo
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        quantize(model, tmp_path / "t.gguf", "Q8_0", on_tensor=interrupt)
+        quantize(model, tmp_path / "t.gguf", Recipe("Q8_0"), on_tensor=interrupt)
     assert started[0].poll() not in (None, 0)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_importance_matrix_is_used_and_named(model: Path, tmp_path: Path) -> None:
     imatrix = write_imatrix(tmp_path / "im.gguf", model)
-    quantize(model, tmp_path / "t.gguf", "Q2_K_S", imatrix=imatrix)
+    quantize(model, tmp_path / "t.gguf", Recipe("Q2_K_S", imatrix=imatrix))
     info = read_model_info(tmp_path / "t.gguf")
-    n_entries = len(read_imatrix(imatrix).weights)
+    n_entries = len(read_imatrix(imatrix).entries)
     assert info.file_type == "Q2_K_S"
     assert info.imatrix is not None
     assert (info.imatrix.dataset, info.imatrix.entries_count, info.imatrix.chunks_count) == (
@@ -159,65 +159,17 @@ def test_an_importance_matrix_is_used_and_named(model: Path, tmp_path: Path) -> 
 
 def test_a_wrong_importance_matrix_is_named(model: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="is a GGUF of type 'model', not an importance matrix"):
-        quantize(model, tmp_path / "t.gguf", "Q4_K_M", imatrix=write_imatrix(tmp_path / "im.gguf", model, kind="model"))
-
-
-def test_importance_matrices_are_means(model: Path, tmp_path: Path) -> None:
-    matrix = read_imatrix(write_imatrix(tmp_path / "im.gguf", model, counts=4.0))
-    assert matrix.datasets == ("calibration.txt",) and matrix.n_chunks == 11
-    weights = matrix.weights["blk.0.attn_q.weight"]
-    assert weights.dtype == np.float32 and weights.shape == (256,) and np.array_equal(weights, np.ones(256))
-    unseen = read_imatrix(write_imatrix(tmp_path / "zero.gguf", model, counts=0.0))
-    assert np.array_equal(unseen.weights["blk.0.attn_q.weight"], np.ones(256))
-
-
-def test_damaged_importance_matrices_are_named(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "old.dat").write_bytes(b"\x02\x00\x00\x00")
-    with pytest.raises(FileFormatError, match="becomes one with llama-imatrix"):
-        read_imatrix(tmp_path / "old.dat")
-    with pytest.raises(FileFormatError, match="cannot read"):
-        read_imatrix(tmp_path / "absent.gguf")
-    with pytest.raises(FileFormatError, match=r"no blk.0.attn_q.weight.counts"):
-        read_imatrix(write_imatrix(tmp_path / "half.gguf", model, drop="blk.0.attn_q.weight"))
-    with pytest.raises(FileFormatError, match="NaN or infinity"):
-        read_imatrix(write_imatrix(tmp_path / "nan.gguf", model, counts=np.inf))
+        quantize(
+            model,
+            tmp_path / "t.gguf",
+            Recipe("Q4_K_M", imatrix=write_imatrix(tmp_path / "im.gguf", model, kind="model")),
+        )
 
 
 @pytest.mark.model
 def test_smollm2_is_dequantized(smollm2: Path, tmp_path: Path) -> None:
-    quantize(smollm2, tmp_path / "f16.gguf", "F16", allow_requantize=True)
+    quantize(smollm2, tmp_path / "f16.gguf", Recipe("F16", allow_requantize=True))
     info = read_model_info(tmp_path / "f16.gguf")
     assert info.file_type == "F16" and 16.0 <= info.bpw < 16.1
     kinds = {tensor.tensor_type for tensor in gguf.GGUFReader(tmp_path / "f16.gguf").tensors}
     assert kinds == {Type.F16, Type.F32}
-
-
-@pytest.mark.parametrize("change", ["nothing", "target", "source", "record", "type"])
-def test_ladders_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
-    ladder = pytest.importorskip("quantprobe.sweep.ladder", reason="the native extension is not built")
-    from quantprobe.sweep.inputs import SILENT
-
-    made: list[str] = []
-
-    def fake(source: Path, target: Path, file_type: str, **options: Any) -> None:
-        made.append(target.name)
-        target.write_bytes(source.read_bytes() + file_type.encode())
-
-    monkeypatch.setattr(ladder, "quantize", fake)
-    source, folder = write_tiny(tmp_path / "source.gguf"), tmp_path / "out"
-    folder.mkdir()
-    names = [("a.gguf", "Q8_0"), ("b.gguf", "Q4_K_M")]
-    assert ladder.make_quants(source, folder, names, SILENT) == [folder / "a.gguf", folder / "b.gguf"]
-    if change == "target":
-        (folder / "a.gguf").write_bytes(b"other")
-    elif change == "source":
-        write_tiny(source, seed=1)
-    elif change == "record":
-        (folder / "made.json").write_text("{", encoding="utf-8")
-    elif change == "type":
-        names[0] = ("a.gguf", "Q6_K")
-    made.clear()
-    ladder.make_quants(source, folder, names, SILENT)
-    again = {"nothing": [], "target": ["a.gguf"], "type": ["a.gguf"]}
-    assert made == again.get(change, ["a.gguf", "b.gguf"])
-    assert set(json.loads((folder / "made.json").read_text(encoding="utf-8"))) == {"a.gguf", "b.gguf"}

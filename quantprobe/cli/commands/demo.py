@@ -107,10 +107,13 @@ def write_questions(path: Path) -> Path:
 
 def make_models(source: Path, out: Path, dequantize: bool, progress: Progress) -> tuple[Path, list[Path]]:
     """The base and its quants; SmolLM2 comes as Q4_1 and is dequantized to F16 first."""
-    from quantprobe.sweep.ladder import make_quants
+    from quantprobe.engine.recipe import Recipe
+    from quantprobe.sweep.ladder import Order, make_quants
 
     stem = source.stem.removesuffix(".Q4_1") if dequantize else source.stem.removesuffix("-F16").removesuffix("-BF16")
     base = source
     if dequantize:
-        [base] = make_quants(source, out, [(f"{stem}-F16.gguf", "F16")], progress, allow_requantize=True)
-    return base, make_quants(base, out, [(f"{stem}-{name}.gguf", name) for name in FILE_TYPES], progress)
+        order = Order(f"{stem}-F16.gguf", Recipe("F16", allow_requantize=True))
+        base = make_quants(source, out, [order], progress)[0].files[0]
+    orders = [Order(f"{stem}-{name}.gguf", Recipe(name)) for name in FILE_TYPES]
+    return base, [made.files[0] for made in make_quants(base, out, orders, progress)]

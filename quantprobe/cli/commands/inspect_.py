@@ -58,15 +58,18 @@ def inspect(
       quantprobe inspect model-IQ3_XXS.gguf --base model-BF16.gguf --imatrix imatrix.gguf --details
     """
     from quantprobe.checks.inspection import inspect_model
-    from quantprobe.engine.imatrix_file import read_imatrix
     from quantprobe.gguf.tensors import read_inventory
+    from quantprobe.imatrix.file import read_imatrix
     from quantprobe.run.json_text import plain
 
     if imatrix is not None and base is None:
         raise InputError("--imatrix weights the errors of the weights, which need a base; give --base GGUF")
     with open_output(json_path) as output:
         reference = None if base is None else read_inventory(find_base(base))
-        importance = None if imatrix is None else read_imatrix(imatrix).weights
+        importance = None
+        if imatrix is not None:
+            entries = read_imatrix(imatrix).entries
+            importance = {name: entry.means().reshape(-1) for name, entry in entries.items()}
         found = []
         with open_progress() as progress:
             for path in find_quants(files):

@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from quantprobe.arrays import FloatArray
+from quantprobe.errors import InputError
 from quantprobe.files import write_whole
 from quantprobe.report.marks import MARKS, NO_MARK, Mark, mark_of
 from quantprobe.stats.estimates import Estimate
@@ -264,9 +265,14 @@ def write_picture(picture: Picture, folder: Path, svg: bool = False) -> tuple[Pa
 
 
 def save_picture(picture: Picture, path: Path) -> Path:
-    """Write one picture to a file: SVG where it is named so, else PNG; on white, the same bytes each time."""
-    svg = {"format": "svg", "metadata": {"Date": None}}
-    return _write(picture, path, svg if path.suffix.lower() == ".svg" else {"format": "png", "dpi": DPI})
+    """Write one picture in the form that its ending names; raises `InputError` for another than .png and .svg."""
+    forms: dict[str, dict[str, Any]] = {
+        ".png": {"format": "png", "dpi": DPI},
+        ".svg": {"format": "svg", "metadata": {"Date": None}},
+    }
+    if path.suffix.lower() not in forms:
+        raise InputError(f"{path}: pictures are written as .png or .svg; give the file one of these endings")
+    return _write(picture, path, forms[path.suffix.lower()])
 
 
 def _write(picture: Picture, path: Path, how: dict[str, Any]) -> Path:

@@ -118,7 +118,7 @@ def _role_field(role: str) -> Field[LayerGroup]:
 
 def _deviations(model: Inspection, details: bool) -> Iterator[str]:
     if model.deviations is None:
-        yield f"Whether these are the types of llama-quantize's mixture could not be determined: {model.recipe_note}"
+        yield f"Whether these are the types of llama-quantize's mixture could not be determined: {model.mixture_note}"
         return
     if not model.deviations:
         yield f"Every tensor has the type of llama-quantize's mixture {model.info.file_type}."

@@ -1,0 +1,1 @@
+"""Importance matrices: files, sums, means, comparison. Arithmetic alone; collecting one is in the engine."""
