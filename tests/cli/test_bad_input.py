@@ -103,7 +103,7 @@ def test_bad_models(tmp_path: Path, base: Path, text: Path, fault: str, role: st
     folder.mkdir()
     bad = make(folder / "bad.gguf")
     command = sweep(bad, base, text, "-o", tmp_path / "run") if role == "base" else sweep(base, bad, text)
-    message = fail(*command)
+    message = fail(*command, findings="bad")
     assert "bad" in message
     assert any(part in message for part in words.split("|")), message
     assert not (tmp_path / "run" / "results.json").exists()
@@ -410,7 +410,9 @@ def test_one_window_does_not_spoil_the_next(tmp_path: Path, base: Path, options:
 def test_a_model_without_any_number(tmp_path: Path, base: Path, text: Path) -> None:
     quant = with_nan(tmp_path / "nan.gguf", "output_norm.weight", 0)
     ended = run_process(*sweep(base, quant, text))
-    assert (ended.status, ended.stderr) == (0, "")
+    assert ended.status == 0
+    [finding] = ended.stderr.splitlines()
+    assert finding.startswith("nan: broken (finite values): ") and "output_norm.weight" in finding
     [entry] = [quant["texts"]["t"] for quant in results(tmp_path / "run")["quants"]]
     assert (entry["n_rows"], entry["n_nonfinite"]) == (0, 180)
     for name in ("ppl", "kld_mean", "same_top", "delta_p_rms"):

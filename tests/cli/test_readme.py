@@ -86,6 +86,7 @@ def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     talk = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "99 bottles of beer."}]
     chats = [{"messages": talk, "category": category} for category in ("songs", "sums")]
     Path("chats.jsonl").write_text("\n".join(map(json.dumps, chats)), encoding="utf-8", newline="\n")
+    Path("release.toml").write_text("[texts]\nmax_nonfinite = 0\n", encoding="utf-8")
     questions = [Question(str(n), "", f"{n} bottles of", ("beer", "milk", "ink"), n % 3) for n in range(24)]
     write_native(Path("questions.jsonl"), questions)
     for arguments in (

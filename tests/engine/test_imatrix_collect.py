@@ -11,7 +11,8 @@ import gguf
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from tiny_gguf import N_EXPERT_USED, write_tiny
+from tiny_archs import N_EXPERT_USED
+from tiny_gguf import write_tiny
 
 pytest.importorskip("quantprobe._native", reason="the native extension is not built")
 

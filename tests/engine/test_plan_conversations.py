@@ -18,7 +18,7 @@ from quantprobe.engine.plan_conversations import conversation_geometry, plan_con
 from quantprobe.engine.runner import n_probe_tokens, probe_blocks
 from quantprobe.gguf.model import read_model_info
 from quantprobe.probes.text import TextProbe, ragged_probe
-from quantprobe.settings import Settings
+from quantprobe.settings import MIN_BATCH, Settings
 
 
 def make_probe(lengths: Sequence[int], share: float = 0.4, seed: int = 0) -> TextProbe:
@@ -61,12 +61,12 @@ def check_plan(probe: TextProbe, geometry: Geometry) -> None:
 @settings(max_examples=100, deadline=None)
 @given(
     lengths=st.lists(st.one_of(st.integers(2, 30), st.integers(2, 900)), min_size=1, max_size=30),
-    n_ubatch=st.one_of(st.integers(3, 40), st.integers(3, 1000)),
+    n_ubatch=st.one_of(st.integers(MIN_BATCH, 40), st.integers(MIN_BATCH, 1000)),
     n_vocab=st.integers(259, 262_144),
     alone=st.booleans(),
     share=st.sampled_from([0.0, 0.4, 1.0]),
 )
-@example(lengths=[2, 2], n_ubatch=3, n_vocab=259, alone=False, share=1.0)
+@example(lengths=[2, 2], n_ubatch=MIN_BATCH, n_vocab=259, alone=False, share=1.0)
 @example(lengths=[513, 1025, 2], n_ubatch=512, n_vocab=262_144, alone=False, share=1.0)
 def test_plans(lengths: list[int], n_ubatch: int, n_vocab: int, alone: bool, share: float) -> None:
     probe = make_probe(lengths, share)

@@ -47,12 +47,12 @@ def decode(model: Model, probe: TextProbe | TaskProbe, done: Any = None, llama_g
 
 
 def check_resume(model: Model, probe: TextProbe | TaskProbe, masks: int = 3, llama_geometry: bool = False) -> None:
-    """Interrupt after every block, and leave out random blocks: all rows as in one go."""
+    """Interrupt after some blocks, and leave out random ones: all rows as in one go."""
     whole = decode(model, probe, llama_geometry=llama_geometry)
     n_blocks = len(whole.ids)
     assert n_blocks > 3
     rng = np.random.default_rng(5)
-    kept = [np.arange(n_blocks) < n for n in range(n_blocks + 1)]
+    kept = [np.arange(n_blocks) < n for n in sorted({1, n_blocks // 2, n_blocks - 1})]
     kept += [rng.random(n_blocks) < 0.5 for _ in range(masks)]
     for mask in kept:
         done = np.zeros(probe.n_rows, np.bool_)
@@ -120,8 +120,6 @@ def test_a_step_that_is_left_out_is_not_decoded(model: Model) -> None:
 
 @pytest.mark.model
 def test_the_real_model_goes_on_to_the_same_bits(smollm2: Path) -> None:
-    for n_threads in (1, 2):
-        settings = Settings(n_ctx=128, n_ubatch=256, n_threads=n_threads, n_gpu_layers=0)
-        with Model(read_model_info(smollm2), settings) as model:
-            check_resume(model, TextProbe("t", text(8, 128).tokens, None), masks=2)
-            check_resume(model, task(model, HEADER * 3, 32), masks=2)
+    with Model(read_model_info(smollm2), Settings(n_ctx=64, n_ubatch=128, n_threads=2, n_gpu_layers=0)) as model:
+        check_resume(model, TextProbe("t", text(8, 64).tokens, None), masks=1)
+        check_resume(model, task(model, HEADER * 3, 16), masks=1)

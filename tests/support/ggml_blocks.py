@@ -31,9 +31,12 @@ INF = {"f16": 0xFC00, "bf16": 0x7F80, "f32": 0xFF800000, "f64": 0x7FF00000_00000
 
 def ggml_function(name: str) -> Any:
     """A function of ggml in the library that llama_cpp has loaded."""
-    from quantprobe.engine.abi import _libraries
+    from quantprobe.engine import abi
+    from quantprobe.engine.library import Functions, library_folder
 
-    return next(getattr(library, name) for library in _libraries() if hasattr(library, name))
+    function = Functions(abi.llama._lib, library_folder()).find(name)
+    assert function is not None
+    return function
 
 
 def quantize_rows(values: NDArray[np.float32], type_name: str) -> NDArray[np.uint8]:

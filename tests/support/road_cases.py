@@ -61,10 +61,12 @@ def succeed(*arguments: object) -> Result:
     return result
 
 
-def fail(*arguments: object) -> str:
-    """The one line on standard error of a command that must fail."""
+def fail(*arguments: object, findings: str = "") -> str:
+    """The one line on standard error of a command that must fail, behind what it found about the file `findings`."""
     result = run(*arguments)
-    return error_line(result.exit_code, result.stdout, result.stderr)
+    lines = result.stderr.splitlines(keepends=True)
+    told = [line for line in lines if findings and line.startswith((f"{findings}: broken (", f"{findings}: odd ("))]
+    return error_line(result.exit_code, result.stdout, "".join(line for line in lines if line not in told))
 
 
 def error_line(status: int, stdout: str, stderr: str) -> str:

@@ -118,7 +118,10 @@ def stored_type(name: str, shape: tuple[int, ...], weight_type: str, head_type: 
     kept = len(shape) < 2 or any(
         part in name for part in ("norm", "ssm_conv1d", "ssm_a", "ssm_d", "ssm_x", "gate_inp", "bias", "lerp")
     )
-    return Type.F32 if kept else Type[weight_type]
+    fits = shape[-1] % gguf.GGML_QUANT_SIZES[Type[weight_type]][0] == 0
+    if kept:
+        return Type.F32
+    return Type[weight_type] if fits else Type.F16  # llama-quantize's own fallback
 
 
 def add_key(writer: gguf.GGUFWriter, key: str, value: Any) -> None:

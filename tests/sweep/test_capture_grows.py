@@ -21,7 +21,7 @@ from quantprobe.engine.runner import n_probe_tokens
 from quantprobe.errors import InputError, MismatchError
 from quantprobe.gguf.model import read_model_info
 from quantprobe.locks import locked
-from quantprobe.sweep import Inputs, TextInput, capture_base, capturing, recorded, sweep
+from quantprobe.sweep import Inputs, TextInput, capture_base, capturing, sweep
 from quantprobe.sweep.inputs import Model
 
 
@@ -91,8 +91,7 @@ def test_what_moves_no_logit_decodes_nothing(
     sweep(base, [base], inputs, SETTINGS, run, Quiet())
     before = digests(out)
     forbid_models(monkeypatch)
-    known = recorded.versions()
-    monkeypatch.setattr(recorded, "versions", lambda: replace(known, quantprobe="99.0"))
+    monkeypatch.setattr("quantprobe.__version__", "99.0")
     changed = replace(SETTINGS, **changes)
     capture_base(base, inputs, changed, out, Quiet())
     sweep(base, [base], inputs, changed, run, Quiet())
