@@ -3,59 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from capture_cases import BASE, N_VOCAB, SETTINGS, fill, make_capture, make_head, make_rows, make_task, make_text
+from faults import ERRORS, Fault, Faults
 
 from quantprobe.capture import Capture, CaptureWriter
 from quantprobe.errors import QuantprobeError
-
-CALLS: dict[str, tuple[Any, str]] = {
-    "open": (Path, "open"),
-    "sync": (os, "fsync"),
-    "rename": (Path, "replace"),
-    "delete": (Path, "unlink"),
-    "make folder": (Path, "mkdir"),
-}
-
-
-SYNC = os.fsync
-
-
-class Fault(BaseException):
-    """A process that ends here."""
-
-
-class Faults:
-    """Counts the calls that change the disk, and lets one of them fail or be the last."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.n_calls = 0
-        self.at: int | None = None
-        self.error: Callable[[], BaseException] = Fault
-        for owner, name in CALLS.values():
-            monkeypatch.setattr(owner, name, self._counted(getattr(owner, name)))
-
-    def _counted(self, original: Any) -> Any:
-        def call(*arguments: Any, **options: Any) -> Any:
-            reads = "rb" in (*arguments, *options.values()) or (original.__name__ == "open" and len(arguments) < 2)
-            if not reads and self.at is not None:
-                self.n_calls += 1
-                if self.n_calls == self.at:
-                    raise self.error()
-            # what a sync does shows only when power fails, and it takes most of the time
-            return None if original is SYNC else original(*arguments, **options)
-
-        return call
-
-    def start(self, at: int) -> None:
-        self.n_calls, self.at = 0, at
 
 
 def make_new(folder: Path) -> Capture:
@@ -99,21 +56,13 @@ def state(folder: Path) -> list[str] | None:
     return [entry.sha256 for entry in capture.meta.probes]
 
 
-ERRORS: dict[str, Callable[[], BaseException]] = {
-    "killed": Fault,
-    "no space": lambda: OSError(errno.ENOSPC, "No space left on device"),
-    "input/output": lambda: OSError(errno.EIO, "Input/output error"),
-    "forbidden": lambda: PermissionError(errno.EACCES, "Permission denied"),
-}
-
-
 @pytest.mark.parametrize("fault", ERRORS)
 @pytest.mark.parametrize("job", ["new", "extended"])
 def test_a_fault_anywhere_leaves_the_old_or_the_new(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, job: str, fault: str
+    tmp_path_factory: pytest.TempPathFactory, job: str, fault: str
 ) -> None:
     work = make_new if job == "new" else extend
-    faults = Faults(monkeypatch)
+    faults = Faults()
 
     def prepare() -> Path:
         folder = tmp_path_factory.mktemp("fault")
@@ -124,19 +73,14 @@ def test_a_fault_anywhere_leaves_the_old_or_the_new(
 
     folder = prepare()
     old = state(folder)
-    faults.start(-1)
-    work(folder)
+    with faults.failing(0):
+        work(folder)
     n_points, new = faults.n_calls, state(folder)
-    print(f"{n_points} points")
     assert n_points >= 30
     for point in range(1, n_points + 1):
-        faults.at = None
         folder = prepare()
-        faults.error = ERRORS[fault]
-        faults.start(point)
-        with contextlib.suppress(Fault, QuantprobeError):
+        with faults.failing(point, ERRORS[fault]), contextlib.suppress(Fault, QuantprobeError):
             work(folder)
-        faults.at = None
         assert state(folder) in (old, new), point
         finished = work(folder)
         finished.verify()
