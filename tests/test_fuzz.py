@@ -12,18 +12,10 @@ from fuzzing import Target, fuzz
 from quantprobe.errors import InputError
 
 FORMATS = (
-    *("gguf", "qpc-meta", "qpc-values", "qpc-probe", "qpc-rows", "kld", "task-binary", "task-jsonl", "task-csv"),
-    *(
-        "run-questions",
-        "results",
-        "results-values",
-        "run-report",
-        "items",
-        "rows",
-        "llama-log",
-        "community-csv",
-        "answers",
-    ),
+    *("gguf", "gguf-weights", "imatrix", "imatrix-dat", "policy", "chats", "chats-values"),
+    *("qpc-meta", "qpc-values", "qpc-probe", "qpc-rows", "kld", "task-binary", "task-jsonl", "task-csv"),
+    *("run-questions", "results", "results-values", "run-report", "items", "rows"),
+    *("llama-log", "community-csv", "answers"),
 )
 FEWER = {"run-report": 20, "results-values": 300}
 """Slower ones: a report is written, a long document is changed."""

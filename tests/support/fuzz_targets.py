@@ -23,14 +23,21 @@ from quantprobe.capture.llama_kld import LlamaKldFile, _check_records, decode_re
 from quantprobe.capture.meta import ProbeEntry
 from quantprobe.capture.meta_file import _digest
 from quantprobe.capture.probe_files import decode_task, decode_text, encode_probe
+from quantprobe.checks.policy import read_policy
 from quantprobe.gguf.model import read_head_source, read_model_info
+from quantprobe.gguf.scan import scan_tensors
+from quantprobe.gguf.tensors import read_inventory
+from quantprobe.imatrix.file import read_imatrix, write_imatrix, write_legacy
+from quantprobe.imatrix.matrix import Entry, Imatrix
 from quantprobe.imports.community_csv import read_community_csv
 from quantprobe.imports.llama_logs import read_kld_log, read_task_log
 from quantprobe.imports.plain import read_answers
+from quantprobe.probes.conversations import is_chats, read_conversations
 from quantprobe.probes.items import Question
 from quantprobe.probes.questions.jsonl import write_native
 from quantprobe.probes.questions.llama import write_multiple_choice
 from quantprobe.probes.questions.recognise import read_questions
+from quantprobe.probes.text import read_text
 from quantprobe.report.finish import results_markdown
 from quantprobe.report.tables.community_csv import community_csv
 from quantprobe.report.tables.csv_files import texts_csv
@@ -53,6 +60,10 @@ CSV_TASKS = (
     b"Category,Question,Best Answer,Incorrect Answers\nMyth,What?,this,that; other\nLaw,Who?,me,you;he\n",
     b'0,"The cup, the _ fell",dog,cat,1\n1,The _ ran,man,car,2\n',
     b"ctx one\n2\na\nb\nc\nd\nctx two\n0\ne\nf\ng\nh\n",
+)
+POLICIES = (
+    b"[texts]\nmax_kld_mean = 0.1\nmin_same_top = 0.85\n[texts.wiki]\nmax_nonfinite = 0\n",
+    b'[tasks]\nnot_worse = true\nnon_inferior = 0.02\n[tasks.arc]\nmin_items = 100\n[files]\nwarn_only = ["types"]\n',
 )
 LOG_LINE = "{n:4d} 12.3000 ± 0.5000  0.01000 ± 0.00100  0.02000 ± 0.00200  1.234 ± 0.010 %  90.000 ± 0.900 %"
 KLD_LOG = "\n".join(
@@ -160,10 +171,22 @@ def use_rows(path: Path) -> None:
     read_rows(path)
 
 
+def use_weights(path: Path) -> None:
+    """Scan the values of every tensor, as `validate` does."""
+    scan_tensors(read_inventory(path).tensors, n_threads=1)
+
+
+def use_chats(path: Path) -> None:
+    text = read_text(path)
+    if is_chats(path, text):
+        read_conversations(path, text)
+
+
 def all_targets(folder: Path) -> dict[str, Target]:
     """Every format by name; valid files are made in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     targets = [*_of_models(folder), *_of_captures(folder), *_of_tasks(folder), *_of_runs(folder)]
+    targets += _of_release(folder)
     return {target.name: target for target in targets}
 
 
@@ -177,7 +200,10 @@ def _of_models(folder: Path) -> list[Target]:
         read_model_info(path)
         read_head_source(path)
 
-    return [Target("gguf", bytes_of([small, small, *heads]), use, folder / "model.gguf")]
+    return [
+        Target("gguf", bytes_of([small, small, *heads]), use, folder / "model.gguf"),
+        Target("gguf-weights", bytes_of([small]), use_weights, folder / "weights.gguf"),
+    ]
 
 
 def _of_captures(folder: Path) -> list[Target]:
@@ -253,4 +279,34 @@ def _of_runs(folder: Path) -> list[Target]:
         Target("llama-log", bytes_of([KLD_LOG, TASK_LOG]), use_log, folder / "log.txt"),
         Target("community-csv", bytes_of([table]), read_community_csv, folder / "community.csv"),
         Target("answers", bytes_of(answer_seeds()), read_answers, folder / "answers"),
+    ]
+
+
+def _of_release(folder: Path) -> list[Target]:
+    rng = np.random.default_rng(4)
+    entries = {
+        f"blk.{layer}.ffn_down.weight": Entry(rng.exponential(1.0, (2, 32)), np.array([7, 9], np.int64))
+        for layer in range(2)
+    }
+    matrix = Imatrix(entries, ("calibration.txt",), 4, 64)
+    write_imatrix(folder / "matrix.gguf", matrix)
+    write_legacy(folder / "matrix.dat", matrix, 64)
+    chats = [
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}], "category": "chat"},
+        {"messages": [{"role": "system", "content": [{"type": "text", "text": "Be"}]},
+                      {"role": "user", "content": "x"},
+                      {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": '{"a": 1}'}}]},
+                      {"role": "tool", "content": "3"}], "tools": [{"type": "function", "function": {"name": "f"}}]},
+    ]  # fmt: skip
+    lines = "\n".join(json.dumps(chat) for chat in chats).encode()
+
+    def changed(rng: random.Random) -> bytes:
+        return "\n".join(json.dumps(mutate_values(rng, chat)) for chat in chats).encode()
+
+    return [
+        Target("imatrix", bytes_of([(folder / "matrix.gguf").read_bytes()]), read_imatrix, folder / "fuzzed-i.gguf"),
+        Target("imatrix-dat", bytes_of([(folder / "matrix.dat").read_bytes()]), read_imatrix, folder / "fuzzed-i.dat"),
+        Target("policy", bytes_of(POLICIES), read_policy, folder / "release.toml"),
+        Target("chats", bytes_of([lines]), use_chats, folder / "chats.jsonl"),
+        Target("chats-values", changed, use_chats, folder / "values.jsonl"),
     ]
