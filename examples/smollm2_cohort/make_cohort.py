@@ -22,6 +22,7 @@ from pydoc_data.topics import topics
 
 from quantprobe.cli.commands.demo import find_smollm2
 from quantprobe.engine.quantize import quantize
+from quantprobe.engine.recipe import Recipe
 from quantprobe.probes.questions.builtin import builtin_questions
 from quantprobe.probes.questions.jsonl import write_native
 
@@ -84,14 +85,14 @@ def make_files(folder: Path, imatrix: Path | None) -> tuple[Path, list[Path]]:
     """The F16 base and its quants; files that are there are kept."""
     base = folder / "SmolLM2-135M-F16.gguf"
     if not base.exists():
-        quantize(find_smollm2(), base, "F16", allow_requantize=True)
+        quantize(find_smollm2(), base, Recipe("F16", allow_requantize=True))
     jobs = [(name, None) for name in FILE_TYPES]
     jobs += [(name, imatrix) for name in WITH_IMATRIX] if imatrix is not None else []
     quants = []
     for name, matrix in jobs:
         path = folder / f"SmolLM2-135M-{'i1-' if matrix else ''}{name}.gguf"
         if not path.exists():
-            quantize(base, path, name, imatrix=matrix)
+            quantize(base, path, Recipe(name, imatrix=matrix))
         quants.append(path)
     return base, quants
 

@@ -153,3 +153,17 @@ def test_no_command_shows_the_help(arguments: list[str]) -> None:
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == 0
     assert "Examples:" in done.output
+
+
+RELIABILITY = CHECKOUT / "docs" / "reliability.md"
+
+
+def test_every_promise_names_tests_that_are_there() -> None:
+    lines = [line for line in RELIABILITY.read_text(encoding="utf-8").splitlines() if re.match(r"\| [A-Z]", line)]
+    assert len(lines) > 30
+    for line in lines:
+        shown = re.findall(r"`((?:tests|bench)/[\w/]+\.(?:py|sh))(?:::(\w+))?`", line.rpartition(" | ")[2])
+        assert shown, line
+        for file, test in shown:
+            text = (CHECKOUT / file).read_text(encoding="utf-8")
+            assert not test or f"def {test}(" in text, f"{file} has no {test}"

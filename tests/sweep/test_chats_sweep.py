@@ -19,6 +19,7 @@ from quantprobe.api import open_run
 from quantprobe.capture import Capture
 from quantprobe.capture.probe_files import decode_text
 from quantprobe.engine.quantize import quantize
+from quantprobe.engine.recipe import Recipe
 from quantprobe.errors import FileFormatError
 
 LETTERS = "etaoinshrdlu"
@@ -193,7 +194,7 @@ def test_smollm2(smollm2: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     chats.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
     quant = tmp_path / "q2.gguf"
-    quantize(smollm2, quant, "Q2_K", allow_requantize=True)
+    quantize(smollm2, quant, Recipe("Q2_K", allow_requantize=True))
     succeed("sweep", smollm2, quant, "--text", chats, "-o", tmp_path / "run")
     found = results(tmp_path / "run")
     text = found["quants"][0]["texts"]["chats"]

@@ -15,6 +15,7 @@ from road_cases import Quiet, kld_values, results, succeed
 
 from quantprobe.capture import Capture
 from quantprobe.engine.quantize import quantize
+from quantprobe.engine.recipe import Recipe
 from quantprobe.metrics.rows import ROW_DTYPE
 from quantprobe.run.results import Results
 from quantprobe.settings import Settings
@@ -135,14 +136,14 @@ LLAMA_FILE_BYTES_PER_ROW = 2 * (49_152 + 4)
 def smollm2_models(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """F16 from the package's Q4_1, everything else from that F16: how the golden's models were made."""
     folder = tmp_path_factory.mktemp("smollm2")
-    quantize(smollm2, folder / "F16.gguf", "F16", allow_requantize=True)
+    quantize(smollm2, folder / "F16.gguf", Recipe("F16", allow_requantize=True))
     return folder
 
 
 def make(folder: Path, file_type: str) -> Path:
     path = folder / f"{file_type}.gguf"
     if not path.is_file():
-        quantize(folder / "F16.gguf", path, file_type)
+        quantize(folder / "F16.gguf", path, Recipe(file_type))
     return path
 
 

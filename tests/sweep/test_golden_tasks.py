@@ -17,6 +17,7 @@ pytest.importorskip("llama_cpp")
 from quantprobe.engine.model import Model
 from quantprobe.engine.plan_choices import n_naive_tokens
 from quantprobe.engine.quantize import quantize
+from quantprobe.engine.recipe import Recipe
 from quantprobe.engine.runner import n_probe_tokens
 from quantprobe.gguf.model import read_model_info
 from quantprobe.metrics.answers import Answers
@@ -46,9 +47,9 @@ def models(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
     def model(name: str) -> Path:
         path = folder / f"{name}.gguf"
         if name == BASE:
-            quantize(smollm2, path, "F16", allow_requantize=True)
+            quantize(smollm2, path, Recipe("F16", allow_requantize=True))
         else:
-            quantize(model(BASE), path, name)
+            quantize(model(BASE), path, Recipe(name))
         return path
 
     return model
