@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantprobe.errors import FileFormatError, InputError
-from quantprobe.files import write_whole
+from quantprobe.files import reading, write_whole
 
 _DAMAGE = (
     *(OSError, LookupError, ValueError, TypeError, AttributeError, EOFError, MemoryError, SyntaxError, OverflowError),
@@ -26,9 +26,16 @@ _DAMAGE = (
 def read_arrays(
     path: Path, key: str, names: Sequence[str], optional: Sequence[str] = ()
 ) -> dict[str, NDArray[Any]] | None:
-    """The arrays stored under `key`; None if the file is absent, damaged, or holds another measurement."""
+    """The arrays stored under `key`; None if the file is absent, damaged, or holds another measurement.
+
+    Raises `InputError` where the disk does not give it: what it holds may be whole, and would be measured again.
+    """
+    if not path.exists():
+        return None
+    with reading(path):
+        data = path.read_bytes()
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             if str(arrays["key"]) != key:
                 return None
             return {name: arrays[name] for name in (*names, *(o for o in optional if o in arrays.files))}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from quantprobe.errors import FileFormatError, InputError
+from quantprobe.errors import FileFormatError
 from quantprobe.gguf.model import ModelInfo
 from quantprobe.probes.items import TaskProbe
 from quantprobe.probes.text import TextProbe
@@ -21,11 +21,14 @@ class _Unfit(Exception):
 
 
 def earlier_results(measuring: Measuring, notes: bool = True) -> Results | None:
-    """The run's `results.json`; None, with a note, if it belongs to another base or cannot be read."""
+    """The run's `results.json`; None if there is none, or, with a note, if it is damaged or belongs to another base.
+
+    Raises `InputError` where the disk does not give it: to go on without it would lose what it holds.
+    """
+    if not measuring.run.results.exists():
+        return None
     try:
         found = read_results(measuring.run.results)
-    except InputError:
-        return None
     except FileFormatError as error:
         lost = f"it cannot be read: {error}"
     else:

@@ -13,6 +13,7 @@ from road_cases import Quiet
 from tiny_gguf import write_tiny
 
 from quantprobe.capture import Capture
+from quantprobe.capture.meta_file import PENDING_FILE
 from quantprobe.errors import QuantprobeError
 from quantprobe.run.results import read_results
 from quantprobe.sweep import Inputs, sweep
@@ -73,9 +74,9 @@ def make_case(folder: Path, job: str) -> Case:
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    """Every file of a run but locks."""
+    """Every file of a run but locks, and the note of an extension that nothing reads but the next one."""
     return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.rglob("*"))
-            if path.is_file() and path.suffix != ".lock"}  # fmt: skip
+            if path.is_file() and path.suffix != ".lock" and path.name != PENDING_FILE}  # fmt: skip
 
 
 @dataclass(frozen=True)
