@@ -13,7 +13,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
+from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
@@ -30,7 +31,9 @@ HEAD = (
 def run_one(name: str, count: int, seed: int) -> None:
     """Fuzz one format in this process; its report goes to standard output."""
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(asdict(fuzz(all_targets(Path(folder))[name], count, seed))))
+        report = fuzz(all_targets(Path(folder))[name], count, seed)
+    # asdict makes a Counter anew of its pairs, which then are its keys
+    print(json.dumps({**asdict(replace(report, findings=Counter())), "findings": dict(report.findings)}))
 
 
 def row(name: str, count: int, seed: int) -> tuple[str, dict[str, str]]:

@@ -13,6 +13,7 @@ from quantprobe.imports.records import AnswerFile, AnswerRecord, parse_correct, 
 from quantprobe.probes.grouping import CLUSTERS, STRATA
 
 _MAX_SAMPLE_BYTES = 1 << 28
+_PIECE_BYTES = 1 << 20
 _LETTERS = {"C": True, "I": False, "N": False}
 """inspect_ai's own reading: no answer (N) counts as wrong; partial (P) is 0.5 there and is refused here."""
 
@@ -50,8 +51,12 @@ def read_inspect_archive(path: Path, scorer: str | None) -> AnswerFile:
 
 
 def _read_entry(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
+    pieces: list[bytes] = []
     with archive.open(name) as file:
-        data = file.read(_MAX_SAMPLE_BYTES + 1)
+        # by pieces: zipfile takes the memory that it is asked for, whatever the file has
+        while sum(map(len, pieces)) <= _MAX_SAMPLE_BYTES and (piece := file.read(_PIECE_BYTES)):
+            pieces.append(piece)
+    data = b"".join(pieces)
     if len(data) > _MAX_SAMPLE_BYTES:
         raise FileFormatError(f"{path}, {name}: one sample of more than {_MAX_SAMPLE_BYTES >> 20} MiB; nothing is read")
     return parse_json(data, f"{path}, {name}")
