@@ -43,9 +43,10 @@ def check_gates(info: ModelInfo, results: Results, policy: Policy) -> tuple[Chec
 
     The run must have measured this very content; of results without digests (imported ones) the name decides.
     """
-    quant = next((each for each in results.quants if each.sha256 == info.sha256 and info.sha256), None)
+    whole = [each for each in results.quants if not each.variant]  # other cache types say nothing about the file
+    quant = next((each for each in whole if each.sha256 == info.sha256 and info.sha256), None)
     if quant is None:
-        quant = next((each for each in results.quants if each.name == info.name), None)
+        quant = next((each for each in whole if each.name == info.name), None)
         if quant is None:
             known = ", ".join(each.name for each in results.quants)
             return (Check(RUN, UNCHECKED, f"the run did not measure {info.name}; it has {known}; sweep it first"),)

@@ -13,6 +13,7 @@ from quantprobe.report.notes import null_sentences, reading_notes, task_notes, t
 from quantprobe.report.tables.categories import category_table
 from quantprobe.report.tables.cells import Table
 from quantprobe.report.tables.markdown import bullets
+from quantprobe.report.tables.pairs import pair_tables
 from quantprobe.report.tables.study import correlation_table, ranking_table
 from quantprobe.report.tables.tasks import POOLED, overview_table, task_names, task_table
 from quantprobe.report.tables.terminal import terminal_tables
@@ -20,6 +21,7 @@ from quantprobe.report.tables.texts import text_table
 from quantprobe.report.verdicts import verdict_lines
 from quantprobe.run.cohort import Cohort
 from quantprobe.study.findings import Findings
+from quantprobe.study.variants import compare_variants
 
 WIDTH = 100
 """Cells that the summary takes at most: what fits a laptop's terminal, a log and an issue on GitHub."""
@@ -46,6 +48,8 @@ def describe_run(cohort: Cohort, width: int | None = None, details: bool = False
         yield from _section(task_table(cohort, task, names), notes, width, details)
     if brief:
         yield from _section(overview_table(cohort, names), [], width, details)
+    for table in pair_tables(compare_variants(cohort), names):
+        yield from _section(table, [], width, details)
     yield _paragraph([*null_sentences(cohort), *warnings(cohort, names)])
     verdicts = verdict_lines(cohort)
     if verdicts:

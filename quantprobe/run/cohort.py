@@ -155,7 +155,7 @@ def _merge_quants(folders: Sequence[RunFolder], results: Sequence[Results]) -> t
     names: dict[str, str] = {}
     for folder, one in zip(folders, results, strict=True):
         for quant in one.quants:
-            key = quant.sha256 or f"name {quant.name}"
+            key = quant.content or f"name {quant.name}"
             known = merged.get(key)
             if known is None:
                 names[key] = _unique_name(quant.name, folder, set(names.values()))

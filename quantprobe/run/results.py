@@ -152,8 +152,16 @@ class Quant(ModelIdentity):
     drawn: Drawn | None = None
     """Of a quant that decoded a sample of the questions."""
     files: QuantFiles = field(default_factory=QuantFiles)
+    variant: Mapping[str, str] = field(default_factory=dict)
+    """Settings that were chosen for this line alone (`type_k`, `type_v`), in place of the run's; left out if none."""
     findings: tuple[str, ...] = ()
     """What the checks of the file found odd or broken before it was measured, a sentence each; left out if nothing."""
+
+    @property
+    def content(self) -> str:
+        """What was measured: the digest of the file, and the settings of this line alone; "" without a digest."""
+        own = [f" {key}={value}" for key, value in sorted(self.variant.items())]
+        return "".join([self.sha256, *own]) if self.sha256 else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,8 +200,9 @@ def results_document(results: Results) -> dict[str, Any]:
         for text in quant["texts"].values():
             if not text["by_category"]:
                 del text["by_category"]
-        if not quant["findings"]:
-            del quant["findings"]
+        for name in ("variant", "findings"):
+            if not quant[name]:
+                del quant[name]
     return document
 
 

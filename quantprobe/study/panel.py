@@ -82,7 +82,7 @@ class Panel:
     families: tuple[str, ...] = ()
     """How each quant was made, where known: `imatrix` or `no imatrix`; () for one family."""
     digests: tuple[str, ...] = ()
-    """SHA-256 of each quant's content, "" where unknown; () where none is known."""
+    """What tells each quant's content apart (`Quant.content`), "" where unknown; () where none is known."""
     bpw: FloatArray = field(default_factory=lambda: np.zeros(0))
     """`[n_quants]` bits per weight, NaN where unknown; empty where none is known."""
 
@@ -113,7 +113,7 @@ def read_panel(cohort: Cohort) -> Panel:
         texts=tuple(text for text in texts if text is not None),
         remarks=tuple(remarks),
         families=tuple(_family(quant) for quant in cohort.quants),
-        digests=tuple(quant.sha256 for quant in cohort.quants),
+        digests=tuple(quant.content for quant in cohort.quants),
         bpw=np.array([number(quant.bpw) for quant in cohort.quants]),
     )
 

@@ -25,11 +25,13 @@ from quantprobe.report.page.tables import files_table, subject_table
 from quantprobe.report.printable import printable
 from quantprobe.report.tables.categories import category_table, heat_table
 from quantprobe.report.tables.cells import Table
+from quantprobe.report.tables.pairs import pair_tables
 from quantprobe.report.tables.study import correlation_table
 from quantprobe.report.tables.tasks import POOLED, task_names, task_table
 from quantprobe.report.tables.texts import text_table
 from quantprobe.run.cohort import Cohort
 from quantprobe.run.compare import flatten_settings
+from quantprobe.study.variants import PairShift
 
 if TYPE_CHECKING:
     from quantprobe.study.findings import Findings
@@ -61,6 +63,8 @@ class Page:
     findings: Sequence[Fold]
     ideas: Table | None
     texts: Sequence[Table]
+    pairs: Sequence[Table]
+    """Variants of one file type against each other."""
     heats: Sequence[Table]
     """Quants by categories, of texts whose windows have them."""
     categories: Sequence[Table]
@@ -71,11 +75,13 @@ class Page:
     files: Table
 
 
-def render_page(cohort: Cohort, findings: Findings | None = None, flips: bool = True) -> str:
+def render_page(
+    cohort: Cohort, findings: Findings | None = None, flips: bool = True, shifts: Sequence[PairShift] = ()
+) -> str:
     """The page as one HTML document: style, script and data inside, no address of anything outside.
 
     Every text is escaped, and the page's own policy lets the browser run this script and load nothing. Without `flips`
-    no file of answers is read.
+    no file of answers is read. `shifts` are what `compare_variants` found.
     """
     answer = answer_of(cohort, findings)
     data = page_data(cohort, findings, answer.take.name if answer.take is not None else None)
@@ -83,7 +89,7 @@ def render_page(cohort: Cohort, findings: Findings | None = None, flips: bool = 
     environment = Environment(autoescape=True, keep_trailing_newline=True, finalize=_shown)
     environment.filters["shorten"] = _shorten
     return environment.from_string(resource("page.html")).render(
-        page=_page(cohort, findings, answer, data, flips),
+        page=_page(cohort, findings, answer, data, flips, shifts),
         data=data,
         json=Markup(json_block(data)),
         css=css,
@@ -118,7 +124,14 @@ def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _page(cohort: Cohort, findings: Findings | None, answer: Answer, data: PageData, flips: bool) -> Page:
+def _page(
+    cohort: Cohort,
+    findings: Findings | None,
+    answer: Answer,
+    data: PageData,
+    flips: bool,
+    shifts: Sequence[PairShift],
+) -> Page:
     names = cohort_names(cohort)
     used = {view.verdict for quant in data.quants for view in quant.tasks if view is not None}
     return Page(
@@ -132,6 +145,7 @@ def _page(cohort: Cohort, findings: Findings | None, answer: Answer, data: PageD
         findings=finding_folds(findings),
         ideas=None if findings is None else correlation_table(findings),
         texts=[text_table(cohort, text, names) for text in cohort.texts],
+        pairs=pair_tables(shifts, names),
         heats=[table for text in cohort.texts if (table := heat_table(cohort, text, names)) is not None],
         categories=[table for text in cohort.texts if (table := category_table(cohort, text, names)) is not None],
         tasks=[_task_section(cohort, task, names, flips) for task in task_names(cohort)],

@@ -7,12 +7,14 @@ from dataclasses import fields
 from typing import Any
 
 from quantprobe.gguf.model import ModelIdentity
+from quantprobe.report.tables.pairs import probe_name
 from quantprobe.report.tables.tasks import POOLED, answered
 from quantprobe.report.tables.texts import measured
 from quantprobe.run.cohort import Cohort
 from quantprobe.run.csv_cells import format_csv
 from quantprobe.run.floor import is_at_floor
 from quantprobe.run.numbers import Number, cohort_numbers
+from quantprobe.study.variants import PairShift
 
 TEXT_ESTIMATES = ("ppl", "ppl_base", "ln_ppl_ratio", "kld_mean", "same_top", "delta_p_mean", "delta_p_rms")
 TEXT_NUMBERS = (
@@ -102,6 +104,20 @@ def groups_csv(cohort: Cohort) -> str:
         for group, entry in summary.by_group.items()
     ]
     return _write(header, lines)
+
+
+def pairs_csv(shifts: Sequence[PairShift]) -> str:
+    """results_pairs.csv: one line per pair of variants, text or task; empty where no quant is a variant of another.
+
+    The intervals of one measure hold together at `level`.
+    """
+    header = ["factor", "of", "a", "b", "a_level", "b_level", "probe", "measure", *_headings(("change",), ENDS)]
+    lines = [
+        [*vars(shift.pair).values(), probe_name(shift), shift.measure, *_ends(shift, ("change",), ENDS),
+         shift.adjusted_p, shift.verdict, shift.change.n, shift.change.n_clusters, shift.change.level]
+        for shift in shifts
+    ]  # fmt: skip
+    return _write([*header, "adjusted_p", "verdict", "n", "n_clusters", "level"], lines)
 
 
 def numbers_csv(cohort: Cohort) -> str:
