@@ -227,6 +227,10 @@ class Settings:
         """The same settings with the number of threads decided."""
         return self if self.n_threads is not None else replace(self, n_threads=default_threads())
 
+    def changed(self, changes: Mapping[str, Any]) -> Settings:
+        """The same settings with others in place of some, by name."""
+        return replace(self, **changes)
+
     def to_dict(self) -> dict[str, int | float | str | bool | list[float] | None]:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -44,6 +44,11 @@ class RunFolder:
         return self.path / f"base-{digest[:8]}.qpc"
 
     @property
+    def quants(self) -> Path:
+        """Quants that the run made itself, and `made.json`, the record of them."""
+        return self.path / "quants"
+
+    @property
     def results_lock(self) -> Path:
         """Held while `results.json` and what is made of it are read, merged and written."""
         return self.path / "results.lock"

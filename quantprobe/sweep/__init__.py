@@ -6,18 +6,23 @@ from quantprobe.sweep.deciding import Budget
 from quantprobe.sweep.inputs import Inputs, Progress, TaskInput, TextInput
 from quantprobe.sweep.job import sweep
 from quantprobe.sweep.kld_files import export_kld, import_kld
+from quantprobe.sweep.lines import cache_variants
+from quantprobe.sweep.making import Making, plan_making
 
 __all__ = [
     "Budget",
     "Inputs",
+    "Making",
     "Outcome",
     "Progress",
     "TaskInput",
     "TextInput",
+    "cache_variants",
     "capture_base",
     "captured_settings",
     "compare_quants",
     "export_kld",
     "import_kld",
+    "plan_making",
     "sweep",
 ]

@@ -14,7 +14,7 @@ from quantprobe.checks.before_sweep import file_findings
 from quantprobe.engine.plan_choices import n_naive_tokens
 from quantprobe.errors import MismatchError
 from quantprobe.gguf.model import ModelIdentity, ModelInfo
-from quantprobe.locks import locked, try_lock
+from quantprobe.locks import locked
 from quantprobe.probes.items import Question
 from quantprobe.probes.task import count_cases
 from quantprobe.run.folder import RunFolder
@@ -26,9 +26,10 @@ from quantprobe.sweep.deciding import Budget, DecidePlan
 from quantprobe.sweep.inputs import Progress, check_names, identify_all, read_measurable
 from quantprobe.sweep.judged import judge_all, stop_rule
 from quantprobe.sweep.keeping import earlier_results, with_earlier
-from quantprobe.sweep.machine_floor import Comparison, require_same_settings
+from quantprobe.sweep.lines import OWN, Line, Variant, lines_of, measure_lines, plan_lines
+from quantprobe.sweep.machine_floor import Comparison, find_base, require_same_settings
+from quantprobe.sweep.making import OnDemand, Workshop
 from quantprobe.sweep.measuring import Measuring
-from quantprobe.sweep.quants import UnjudgedQuant, measure_quant
 from quantprobe.sweep.recorded import record_settings
 
 
@@ -57,6 +58,8 @@ def compare_quants(
     precision: float | None = None,
     probes: Sequence[str] | None = None,
     replaces: bool = False,
+    variants: Sequence[Variant] = (OWN,),
+    workshop: Workshop | None = None,
 ) -> Outcome:
     """Decode every quant over the probes of a capture, open or by its path, compare row by row, write `results.json`.
 
@@ -65,6 +68,9 @@ def compare_quants(
     are, where that is not to be read from the capture. With `decide` each quant decodes a sample of the questions until
     its verdict is settled or that budget is spent; with `precision` windows of a text are decoded until the relative
     error of the mean KLD is as small.
+
+    Each of `variants` makes a line of its own of every file, and of the base all but the run's own. The quants of a
+    `workshop` are made when they are needed, and deleted when they have been measured.
 
     Rows already measured (same base rows, probe, quant content and settings) are read from `run`. Several processes may
     work on one run: each quant is measured by one of them. What earlier calls measured and still fits stays in
@@ -81,21 +87,36 @@ def compare_quants(
     folder = RunFolder(run)
     here = Comparison(capture, settings, folder, base_model, like_llama, progress)
     floor, changed = require_same_settings(here, recorded, allow)
-    infos = identify_all(read_quants(quants, capture.meta.base), progress)
-    findings = check_files(infos, capture, base_model, progress)
     measuring = Measuring(capture, settings, folder, progress, base_model, llama_compat, precision, probes)
-    earlier = None if replaces else earlier_results(measuring)
+    before = earlier_results(measuring)
+    earlier = None if replaces else before
     told = {} if earlier is None else {name: one.grouping for name, one in earlier.tasks.items()}
     facts = task_facts(capture, {**told, **(groupings or {})})
-    measuring.plan(infos, decide is not None)
-    names = {info.name for info in infos} | {quant.name for quant in (earlier.quants if earlier else ())}
+    infos = identify_all(read_quants(quants, capture.meta.base), progress)
+    findings = check_files(infos, capture, base_model, progress)
+    lines = [*base_lines(here, variants), *(line for info in infos for line in lines_of(info, variants))]
+    demand = None if workshop is None else OnDemand(workshop, measuring, variants, before, decide is not None)
+    plan_lines(measuring, lines, 0 if demand is None else demand.n_lines_left, decide is not None)
+    names = {line.info.name for line in lines} | {quant.name for quant in (earlier.quants if earlier else ())}
+    names |= set() if demand is None else demand.names
     plan = None if decide is None else DecidePlan(stop_rule(len(names), margin), decide)
-    measured = measure_all(measuring, infos, plan, {name: one.grouping for name, one in facts.items()})
+    of_tasks = {name: one.grouping for name, one in facts.items()}
+    measured = measure_lines(measuring, lines, plan, of_tasks)
+    measured = [replace(one, quant=replace(one.quant, findings=findings.get(one.quant.path, ()))) for one in measured]
+    if demand is not None:
+
+        def lines_of_file(path: Path) -> tuple[list[Line], tuple[str, ...]]:
+            made = identify_all(read_quants([path], capture.meta.base), progress)
+            (found,) = check_files(made, capture, base_model, progress).values()
+            return lines_of(made[0], variants), found
+
+        measured += demand.measure(plan, of_tasks, lines_of_file)
     with locked(folder.results_lock, lambda: progress.note(f"another process is writing {folder.results}; waiting")):
         # read again: another process may have added to it
         earlier = None if replaces else earlier_results(measuring, notes=False)
         if earlier is not None:
-            measured = with_earlier(measuring, measured, earlier.quants, infos[0])
+            any_info = lines[0].info if lines else read_measurable(Path(capture.meta.base.path))
+            measured = with_earlier(measuring, measured, earlier.quants, any_info)
         judged = judge_all(measured, facts, margin)
         used = {name for quant in judged for name in (*quant.texts, *quant.tasks)}
         of_used = capture.only([entry.name for entry in capture.meta.probes if entry.name in used]).meta.settings
@@ -111,47 +132,34 @@ def compare_quants(
             machine_floor=floor,
             texts=text_facts(capture, used),
             tasks=tasks,
-            quants=tuple(replace(quant, findings=findings.get(quant.name, quant.findings)) for quant in judged),
+            quants=judged,
         )  # fmt: skip
         write_results(results, folder)
     llama = {(one.quant.name, text): found for one in measured for text, found in one.llama.items()}
     return Outcome(results, llama)
 
 
-def measure_all(
-    measuring: Measuring, infos: Sequence[ModelInfo], decide: DecidePlan | None, groupings: Mapping[str, str]
-) -> list[UnjudgedQuant]:
-    """Measure quants in their order, but those that another process is measuring after the others.
+def base_lines(here: Comparison, variants: Sequence[Variant]) -> list[Line]:
+    """The base itself under every cache type but the run's own: what the cache costs alone.
 
-    Such a quant is waited for; what the other process measured is then read, and only what it left is decoded.
+    None, with a note, where the base is not at hand.
     """
-    found: dict[str, UnjudgedQuant] = {}
-    while left := [info for info in infos if info.name not in found]:
-        n_before = len(found)
-        for info in left:
-            held = try_lock(measuring.run.lock(info.name))
-            if held is not None:
-                with held:
-                    found[info.name] = measure_quant(measuring, info, decide, groupings)
-        if len(found) == n_before:
-            names = ", ".join(info.name for info in left)
-
-            def tell(names: str = names) -> None:
-                measuring.progress.note(f"another process is measuring {names}; waiting for it")
-
-            with locked(measuring.run.lock(left[0].name), tell):
-                found[left[0].name] = measure_quant(measuring, left[0], decide, groupings)
-    return [found[info.name] for info in infos]
+    others = [variant for variant in variants if variant]
+    info = find_base(here) if others else None
+    if others and info is None:
+        here.progress.note("the base's file is not at hand, so what the cache types cost alone is not measured")
+    return [] if info is None else lines_of(info, others)
 
 
 def check_files(
     infos: Sequence[ModelInfo], capture: Capture, base_model: Path | None, progress: Progress
 ) -> dict[str, tuple[str, ...]]:
-    """What is odd or broken about the files, by quant; said at once, and kept beside the numbers."""
-    findings = {info.name: file_findings(info, capture.meta.base, base_model) for info in infos}
-    for name, found in findings.items():
+    """What is odd or broken about the files, by recorded path; said at once, and kept beside the numbers."""
+    findings = {}
+    for info in infos:
+        found = findings[info.identity().path] = file_findings(info, capture.meta.base, base_model)
         for finding in found:
-            progress.note(f"{name}: {finding}")
+            progress.note(f"{info.name}: {finding}")
     return findings
 
 

@@ -16,6 +16,21 @@ from quantprobe.sweep.measuring import Measuring
 from quantprobe.sweep.quants import Answered, UnjudgedQuant, answers_of
 
 
+def measured_before(measuring: Measuring, quant: Quant, info: ModelInfo) -> UnjudgedQuant:
+    """What the run's folder has of a line on every probe of this run, all of it measured; no file is needed.
+
+    `info` is that of any quant, or of the base.
+    """
+    own = measuring.under(quant.variant)
+    texts = {one.name: own.kept_text(quant, one).summary() for one in own.probes if isinstance(one, TextProbe)}
+    tasks = {one.name: one for one in own.probes if isinstance(one, TaskProbe)}
+    answered = {
+        name: answers_of(own.kept_task(quant, one), own.base_answers(info, one) if quant.drawn else None)
+        for name, one in tasks.items()
+    }
+    return UnjudgedQuant(replace(quant, texts=texts, drawn=quant.drawn if tasks else None), answered)
+
+
 class _Unfit(Exception):
     """Why something that was measured cannot stay."""
 
@@ -50,19 +65,19 @@ def with_earlier(
     What does not fit is told by a note. `info` is any quant of this call.
     """
     of_name = {one.quant.name: one for one in new}
-    of_content = {one.quant.sha256: one.quant.name for one in new}
+    of_content = {one.quant.content: one.quant.name for one in new}
     kept = []
     for quant in earlier:
         same = of_name.get(quant.name)
-        if same is not None and same.quant.sha256 != quant.sha256:
+        if same is not None and same.quant.content != quant.content:
             measuring.progress.note(
                 f"{quant.name}: the file has other content now; what was measured before is left out"
             )
         elif same is not None:
             of_name[quant.name] = _joined(_kept(measuring, quant, info, same), same)
-        elif quant.sha256 in of_content:
+        elif quant.content in of_content:
             measuring.progress.note(
-                f"{quant.name} is left out: the same model is called {of_content[quant.sha256]} now"
+                f"{quant.name} is left out: the same model is called {of_content[quant.content]} now"
             )
         elif (one := _kept(measuring, quant, info, None)).quant.texts or one.answered:
             kept.append(one)
@@ -76,6 +91,7 @@ def _joined(kept: UnjudgedQuant, new: UnjudgedQuant) -> UnjudgedQuant:
 
 def _kept(measuring: Measuring, quant: Quant, info: ModelInfo, new: UnjudgedQuant | None) -> UnjudgedQuant:
     """What fits of an earlier measurement and is not in a `new` one of the same quant."""
+    measuring = measuring.under(quant.variant)
     texts: dict[str, TextSummary] = {}
     answered: dict[str, Answered] = {}
     lost: dict[str, str] = {}

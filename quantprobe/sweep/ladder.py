@@ -12,16 +12,22 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import msgspec
+
 from quantprobe.engine.devices import versions
 from quantprobe.engine.quantize import Child, quantize
 from quantprobe.engine.recipe import Recipe
 from quantprobe.files import hash_file, write_text
 from quantprobe.gguf.digests import content_digest
 from quantprobe.gguf.model import split_paths
+from quantprobe.run.json_text import plain
+from quantprobe.run.results import Quant
 from quantprobe.sweep.inputs import Progress
 
 RECORD = "made.json"
 """Beside the files: what each was made of, and the digests that its files had."""
+MEASURED = "measured"
+"""Member of an entry: the quant as `results.json` records it, without numbers, where a sweep deletes its file."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +62,7 @@ def make_quants(source: Path, folder: Path, orders: Sequence[Order], progress: P
     the importance matrix included) and the same llama.cpp, and still has the content it had then; otherwise it is made
     anew. A file gets its name when it is complete, so whatever ends the call, the next one continues.
     """
-    progress.start(f"hash {source.name}", sum(path.stat().st_size for path in split_paths(source)), "B")
-    source_sha256 = content_digest(split_paths(source), progress.advance)
-    progress.finish()
-    record = _Record(folder, source_sha256)
+    record = Record.of(source, folder, progress)
     kept = {order.name: files for order in orders if (files := record.finished(order, progress)) is not None}
     todo = [order for order in orders if order.name not in kept]
     made = {name: Made(_named(orders, name), files, is_kept=True) for name, files in kept.items()}
@@ -73,8 +76,17 @@ def _named(orders: Sequence[Order], name: str) -> Order:
     return next(order for order in orders if order.name == name)
 
 
-class _Record:
+class Record:
     """What was made here before; a record that is missing or damaged only means that files are made again."""
+
+    @classmethod
+    def of(cls, source: Path, folder: Path, progress: Progress) -> Record:
+        """The record in `folder` of what is made of `source`."""
+        progress.start(f"hash {source.name}", sum(path.stat().st_size for path in split_paths(source)), "B")
+        try:
+            return cls(folder, content_digest(split_paths(source), progress.advance))
+        finally:
+            progress.finish()
 
     def __init__(self, folder: Path, source_sha256: str) -> None:
         self._folder = folder
@@ -83,10 +95,7 @@ class _Record:
 
     def finished(self, order: Order, progress: Progress) -> tuple[Path, ...] | None:
         """The files of an order that is done; None where it is not."""
-        entry = self._read().get(order.name)
-        if not isinstance(entry, dict) or {**entry, "files": None} != {**self._recipe(order), "files": None}:
-            return None
-        given = entry.get("files")
+        given = self._entry(order).get("files")
         digests: dict[str, str] = given if isinstance(given, dict) else {}
         files = [self._folder / name for name in digests]
         if not files or not all(file.is_file() for file in files):
@@ -97,6 +106,27 @@ class _Record:
         finally:
             progress.finish()
         return tuple(files) if is_whole else None
+
+    def _entry(self, order: Order) -> dict[str, Any]:
+        """What is recorded of an order that was made by this very recipe; empty for none."""
+        entry = self._read().get(order.name)
+        recipe = self._recipe(order)
+        if isinstance(entry, dict) and all(entry.get(key) == value for key, value in recipe.items()):
+            return entry
+        return {}
+
+    def measured(self, order: Order) -> Quant | None:
+        """What a quant was that may be deleted by now; None if it was not measured."""
+        try:
+            return msgspec.convert(self._entry(order).get(MEASURED), Quant)
+        except msgspec.ValidationError:
+            return None
+
+    def remember_measured(self, order: Order, quant: Quant) -> None:
+        """Note what a finished order was, so that its file need not stay."""
+        record = self._read()
+        record[order.name] = {**self._entry(order), MEASURED: plain(quant)}
+        write_text(self._folder / RECORD, json.dumps(record, indent=2) + "\n")
 
     def remember(self, order: Order, files: Sequence[Path]) -> None:
         """Note a finished order; files that it had before under other names (another number of parts) are removed."""
@@ -130,7 +160,7 @@ class _Record:
 class _Work:
     """Makes orders, several at a time, under one progress bar."""
 
-    def __init__(self, source: Path, folder: Path, record: _Record, progress: Progress, n_jobs: int) -> None:
+    def __init__(self, source: Path, folder: Path, record: Record, progress: Progress, n_jobs: int) -> None:
         self._source, self._folder, self._record, self._progress = source, folder, record, progress
         self._n_jobs = n_jobs
         self._n_threads = max(1, (os.cpu_count() or 1) // n_jobs) if n_jobs > 1 else None

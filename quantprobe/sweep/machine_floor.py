@@ -59,7 +59,7 @@ def measure_machine_floor(
     if known is not None:
         return known
     try:
-        info = _find_base(here)
+        info = find_base(here)
         if info is None:
             return None
         name, klds = _decode_block(here, info)
@@ -125,7 +125,7 @@ def _known_floor(run: RunFolder, key: str) -> MachineFloor | None:
     return floor if floor is not None and floor.key == key else None
 
 
-def _find_base(here: Comparison) -> ModelInfo | None:
+def find_base(here: Comparison) -> ModelInfo | None:
     """The very base of the capture, by content; None if it is not at hand."""
     base = here.capture.meta.base
     path = here.base_model or Path(base.path)

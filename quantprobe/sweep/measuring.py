@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
@@ -100,7 +101,7 @@ class Measuring:
         self.llama_geometry = llama_compat and capture.meta.kind == "llama_kld"
         self.precision = precision
         self._probes: dict[str, Probe] = {}
-        self._base_rows: BaseRows | None = None
+        self._base_rows: list[BaseRows] = []  # at most one, which all lines of the results share
         every = [entry.name for entry in capture.meta.probes]
         self.probes = [self.probe(name) for name in (every if names is None else names)]
 
@@ -117,8 +118,8 @@ class Measuring:
 
     def base_rows(self, info: ModelInfo) -> BaseRows:
         """Opened at the first quant that needs it: a finished run needs no output matrix."""
-        if self._base_rows is None:
-            self._base_rows = open_base_rows(
+        if not self._base_rows:
+            opened = open_base_rows(
                 self.capture,
                 output_devices(list_devices(), self.settings, info.n_layer),
                 self.settings.n_threads or 1,
@@ -126,20 +127,24 @@ class Measuring:
                 block_rows(self.capture.meta.n_vocab, self.settings.n_ubatch_used),
                 self.progress.note,
             )
-        return self._base_rows
+            self._base_rows.append(opened)
+        return self._base_rows[0]
 
-    def plan(self, infos: Sequence[ModelInfo], in_part: bool) -> None:
-        """Tell what is to be decoded, and what an earlier run has measured already.
+    def under(self, variant: Mapping[str, str]) -> Measuring:
+        """The same with the cache types of one line in place of the run's own."""
+        if not variant:
+            return self
+        other = copy.copy(self)
+        other.__dict__.pop("_logit_settings", None)
+        other.settings = self.settings.changed(variant)
+        return other
+
+    def left(self, quant: ModelIdentity, in_part: bool) -> list[Probe]:
+        """The probes on which a quant is still to be measured.
 
         `in_part`: whether a part of a task's questions may be enough.
         """
-        every = [(info.identity(), probe) for info in infos for probe in self.probes]
-        left = [probe for quant, probe in every if not self._is_measured(quant, probe, in_part)]
-        if left:
-            self.progress.plan(len(left), sum(self._n_tokens(probe) for probe in left))
-        if len(left) < len(every):
-            n_done = len(every) - len(left)
-            self.progress.note(f"{n_done} of {len(every)} measurements are already in {self.run.path}; using them")
+        return [probe for probe in self.probes if not self._is_measured(quant, probe, in_part)]
 
     def _is_measured(self, quant: ModelIdentity, probe: Probe, in_part: bool) -> bool:
         found = read_arrays(self.rows_path(quant, probe), self._rows_key(quant, probe), (), ("decoded", "windows"))
@@ -149,7 +154,7 @@ class Measuring:
             return len(found.get("windows", ())) == probe.n_rows or self.precision is not None
         return in_part or bool(found["decoded"].all() if "decoded" in found else True)
 
-    def _n_tokens(self, probe: Probe) -> int:
+    def n_tokens(self, probe: Probe) -> int:
         """Tokens that a model decodes for a probe; at most so many where an imported capture does not tell."""
         n_tokens = self.capture.entry(probe.name).n_tokens
         return n_tokens or (probe.n_tokens if isinstance(probe, TextProbe) else n_naive_tokens(probe))

@@ -34,14 +34,19 @@ importance matrix, 2 threads, llama.cpp 0.5.0. Other types take about 5."""
 
 
 def order_quants(
-    source: Path, types: Sequence[str], imatrices: Sequence[Path], common: Recipe, max_part_bytes: int | None = None
+    source: Path,
+    types: Sequence[str],
+    imatrices: Sequence[Path | None],
+    common: Recipe,
+    max_part_bytes: int | None = None,
 ) -> list[Order]:
     """One order for each type and importance matrix, named BASENAME-TYPE.gguf.
 
     With several matrices the name of the matrix's file follows the type, and a type that ignores them is made once,
-    without any. `common` holds what all have in common. Raises `InputError` for two orders of one name.
+    without any. None among the matrices makes each type without one as well, if it can be. `common` holds what all
+    have in common. Raises `InputError` for two orders of one name.
     """
-    suffixes = _suffixes(imatrices)
+    suffixes = _suffixes([path for path in imatrices if path is not None])
     stem = _FULL_PRECISION.sub("", model_name(source))
     orders: list[Order] = []
     for given in types:
@@ -49,6 +54,8 @@ def order_quants(
         mixed = bool(common.tensor_types or common.output_tensor_type or common.token_embedding_type)
         several = len(imatrices) > 1 and (mixed or kind.name not in IGNORE_IMATRIX)
         for path in imatrices if several else (None if len(imatrices) > 1 else (*imatrices, None)[0],):
+            if path is None and several and kind.needs_imatrix:
+                continue
             recipe = replace(common, file_type=kind.name, imatrix=path)
             suffix = f"-{suffixes[path]}" if several and path is not None else ""
             orders.append(Order(f"{stem}-{kind.name}{suffix}.gguf", recipe, max_part_bytes))

@@ -61,6 +61,7 @@ def compare(
     precision: float | None,
     replaces: bool,
     changes: Mapping[str, Any],
+    cache_types: Mapping[str, Sequence[str]],
     details: bool,
     json_path: str | None,
 ) -> None:
@@ -75,17 +76,20 @@ def compare(
       quantprobe compare base.qpc model-Q4_K_M.gguf
       quantprobe compare base.qpc quants/ --json results.json
       quantprobe compare imported.qpc model-Q4_K_M.gguf --llama-compat
+      quantprobe compare base.qpc model-Q4_K_M.gguf --cache-type-k f16 --cache-type-k q8_0
     """
-    from quantprobe.sweep import captured_settings, compare_quants
+    from quantprobe.sweep import cache_variants, captured_settings, compare_quants
 
     files = find_quants(quants, base_model)
     run = run or Path(f"{capture.stem}.run")
+    settings = captured_settings(capture, changes)
+    variants = cache_variants(settings, cache_types["type_k"], cache_types["type_v"])
     with open_output(json_path) as output:
         with open_progress() as progress:
             outcome = compare_quants(
                 capture,
                 files,
-                captured_settings(capture, changes),
+                settings,
                 run,
                 progress,
                 base_model=base_model,
@@ -95,5 +99,6 @@ def compare(
                 decide=decide,
                 precision=precision,
                 replaces=replaces,
+                variants=variants,
             )
         finish_run(outcome.results, run, output, details, outcome.llama, is_written=True)

@@ -12,11 +12,11 @@ from quantprobe.cli.shared.model_args import find_base
 from quantprobe.cli.shared.options import PathType, base_argument, json_option
 from quantprobe.cli.shared.output import open_output
 from quantprobe.cli.shared.progress import open_progress
+from quantprobe.cli.shared.quant_plans import imatrix_option, show_plans, types_option
 from quantprobe.errors import InputError
 
 if TYPE_CHECKING:
     from quantprobe.engine.quantize_plan import QuantPlan
-    from quantprobe.report.tables.cells import Table
     from quantprobe.run.json_text import Json
     from quantprobe.sweep.ladder import Made, Order
 
@@ -36,21 +36,8 @@ class ByteSize(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 @click.command(short_help="Make a cohort of quants, with their sizes predicted first.")
 @base_argument
-@click.option(
-    "--types",
-    required=True,
-    multiple=True,
-    metavar="TYPE,...",
-    help="File types by llama.cpp's names, such as Q8_0,Q4_K_M,IQ4_XS; repeat for more.",
-)
-@click.option(
-    "--imatrix",
-    "imatrices",
-    type=PathType(),
-    multiple=True,
-    metavar="FILE",
-    help="Importance matrix; with several, every type is made with each of them.",
-)
+@types_option(required=True)
+@imatrix_option
 @click.option(
     "--tensor-type",
     "tensor_types",
@@ -77,7 +64,7 @@ class ByteSize(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option("-o", "--out", type=PathType(), required=True, help="Folder for the files.")
 @json_option
 def quantize(
-    base: Path, types: Sequence[str], imatrices: Sequence[Path], tensor_types: Sequence[str],
+    base: Path, types: Sequence[str], imatrices: Sequence[Path | None], tensor_types: Sequence[str],
     output_tensor_type: str | None, token_embedding_type: str | None, pure: bool, allow_requantize: bool,
     keep_split: bool, split_max_size: int | None, n_jobs: int, dry_run: bool, out: Path, json_path: str | None,
 ) -> None:  # fmt: skip
@@ -102,15 +89,10 @@ def quantize(
         allow_requantize, keep_split,
     )  # fmt: skip
     base = find_base(base)
-    names = [name.strip() for given in types for name in given.split(",") if name.strip()]
-    if not names:
-        raise InputError("--types names no type; give llama.cpp's names, such as Q8_0,Q4_K_M")
-    orders = order_quants(base, names, imatrices, common, split_max_size)
+    orders = order_quants(base, types, imatrices, common, split_max_size)
     with open_output(json_path) as output:
         plans = plan_orders(base, orders)
-        output.table(_plan_table(orders, plans))
-        for note in _notes(plans):
-            output.say(note)
+        show_plans(output, orders, plans)
         made: list[Made] = []
         if not dry_run:
             with open_progress() as progress:
@@ -127,43 +109,6 @@ def _pattern(given: str) -> tuple[str, str]:
     if not equals or not pattern or not kind:
         raise InputError(f"--tensor-type {given}: expected REGEX=TYPE, for example 'ffn_down=q6_K'")
     return pattern, kind
-
-
-def _plan_table(orders: Sequence[Order], plans: Sequence[QuantPlan]) -> Table:
-    from quantprobe.report.tables.cells import Column, Table, count_cell, plain_cell, text_cell
-
-    rows = tuple(
-        (
-            text_cell(order.name),
-            text_cell(plan.recipe.kind.name),
-            plain_cell(plan.size_bytes / 1e9),
-            plain_cell(plan.size_bytes / 2**30),
-            plain_cell(plan.bpw),
-            count_cell(sum(plan.fallbacks().values())),
-            text_cell(plan.recipe.imatrix.name if plan.recipe.imatrix else "none"),
-        )
-        for order, plan in zip(orders, plans, strict=True)
-    )
-    columns = (
-        Column("File"), Column("Type"), Column("Size", "GB"), Column("Size", "GiB", priority=3), Column("Bits/weight"),
-        Column("Fallbacks", "tensors"), Column("Imatrix", priority=2),
-    )  # fmt: skip
-    return Table("quantize", "Predicted by llama.cpp's dry run", columns, rows)
-
-
-def _notes(plans: Sequence[QuantPlan]) -> list[str]:
-    """Fallbacks, and weights that an importance matrix says nothing of; what several files share is said once."""
-    notes: dict[str, list[str]] = {}
-    for plan in plans:
-        for (wanted, taken), n in plan.fallbacks().items():
-            notes.setdefault(
-                f"{n} tensors take {taken} instead of {wanted}: their rows do not fit its blocks", []
-            ).append(plan.recipe.kind.name)
-        if plan.unweighted:
-            path = plan.recipe.imatrix
-            note = f"{path} has nothing for {len(plan.unweighted)} of the tensors, such as {plan.unweighted[0]}"
-            notes.setdefault(note, []).append(plan.recipe.kind.name)
-    return [f"{', '.join(dict.fromkeys(names))}: {note}" for note, names in notes.items()]
 
 
 def _entry(order: Order, plan: QuantPlan, made: Sequence[Made]) -> dict[str, Json]:

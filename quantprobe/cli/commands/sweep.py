@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +16,14 @@ from quantprobe.cli.shared.options import (
     equivalence_margin_option,
     input_options,
     json_option,
-    quants_argument,
     replace_option,
 )
 from quantprobe.cli.shared.output import details_option, open_output
 from quantprobe.cli.shared.progress import open_progress
+from quantprobe.cli.shared.quant_plans import imatrix_option, show_plans, types_option
 from quantprobe.cli.shared.run_files import finish_run
-from quantprobe.cli.shared.settings_options import settings_options
+from quantprobe.cli.shared.settings_options import varied_settings_options
+from quantprobe.errors import InputError
 
 if TYPE_CHECKING:
     from quantprobe.settings import Settings
@@ -31,8 +32,17 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Measure quants against their base: the main command.")
 @base_argument
-@quants_argument
+@click.argument("quants", nargs=-1, metavar="[QUANT]...")
 @input_options
+@types_option(required=False)
+@imatrix_option
+@click.option(
+    "--keep",
+    type=click.Choice(["all", "none"]),
+    default="all",
+    show_default=True,
+    help="Whether files made for --types stay in RUN/quants, or go when they have been measured.",
+)
 @click.option("-o", "--out", "run", type=PathType(), help="Run folder.  [default: the base's name + .run]")
 @click.option(
     "--kind",
@@ -42,13 +52,16 @@ if TYPE_CHECKING:
 @equivalence_margin_option
 @decide_options
 @replace_option
-@settings_options
+@varied_settings_options
 @details_option
 @json_option
 def sweep(
     base: Path,
     quants: Sequence[str],
     inputs: Inputs,
+    types: Sequence[str],
+    imatrices: Sequence[Path | None],
+    keep: str,
     run: Path | None,
     kind: str | None,
     margin: float,
@@ -56,6 +69,7 @@ def sweep(
     precision: float | None,
     replaces: bool,
     settings: Settings,
+    cache_types: Mapping[str, Sequence[str]],
     details: bool,
     json_path: str | None,
 ) -> None:
@@ -64,6 +78,9 @@ def sweep(
     BASE is captured once; then each QUANT is compared with it. QUANT is a GGUF file, a folder of them, or a pattern;
     for a split model, give its first part. Re-run the command to resume; finished work is recognised by content hash.
 
+    --types makes quants as `quantprobe quantize` does, in RUN/quants, and measures them too. Variants of one type, by
+    importance matrix or cache type, are compared in pairs: helped, hurt, or cannot be told.
+
     \b
     Examples:
       quantprobe sweep model-BF16.gguf quants/ --text wiki.test.raw
@@ -71,14 +88,25 @@ def sweep(
           --text wiki=wiki.test.raw --text code=code.txt --chunks 100 -ngl all -o run
       quantprobe sweep model-BF16.gguf quants/ --task arc=ARC-Challenge.jsonl --task mmlu/ --few-shot 5
       quantprobe sweep model-BF16.gguf quants/ --text wiki.test.raw --task mmlu/ --decide --budget 20m
+      quantprobe sweep model-BF16.gguf --types Q4_K_M,IQ4_XS --imatrix none --imatrix a.gguf --imatrix b.gguf \\
+          --text wiki.test.raw --keep none
+      quantprobe sweep model-BF16.gguf quants/ --text wiki.test.raw --cache-type-k f16 --cache-type-k q8_0
     """
     from quantprobe import sweep as job
     from quantprobe.gguf.parts import model_name
 
     base = find_base(base)
+    if not quants and not types:
+        raise InputError("there is nothing to measure; give quants, or --types to make some")
+    if imatrices and not types:
+        raise InputError("--imatrix is used for the quants of --types; name some types, or leave it out")
     files = find_quants(quants, base)
+    variants = job.cache_variants(settings, cache_types["type_k"], cache_types["type_v"])
     run = run or Path(f"{model_name(base)}.run")
     with open_output(json_path) as output:
+        making = job.plan_making(base, types, imatrices, keep == "all") if types else None
+        if making is not None:
+            show_plans(output, making.orders, making.plans)
         with open_progress() as progress:
             compat = inputs.llama_compat
             outcome = job.sweep(
@@ -94,5 +122,7 @@ def sweep(
                 decide=decide,
                 precision=precision,
                 replaces=replaces,
-            )  # fmt: skip
+                variants=variants,
+                making=making,
+            )
         finish_run(outcome.results, run, output, details, outcome.llama, is_written=True)

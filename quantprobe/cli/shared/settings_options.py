@@ -44,6 +44,38 @@ def _setting_option(setting: Setting, shows_default: bool) -> Callable[[Command]
     )  # fmt: skip
 
 
+CACHE_TYPES = ("type_k", "type_v")
+
+
+def _cache_options(shows_default: bool) -> list[Callable[[Command], Command]]:
+    """The types of the cache, each of which may be given several times."""
+    options = []
+    for setting in (SETTINGS[name] for name in CACHE_TYPES):
+        default = f"  [default: {setting.default_text}]" if shows_default else ""
+        options.append(
+            click.option(
+                *setting.flags, setting.name, type=SettingType(setting), multiple=True, metavar=setting.kind.metavar,
+                help=f"{setting.help} Repeat it: the first is the run's, each other makes lines of its own.{default}",
+            )
+        )  # fmt: skip
+    return options
+
+
+def varied_settings_options(command: Command) -> Command:
+    """The same where cache types may be several: the command gets `settings`, and `cache_types` by setting."""
+    ordinary = [_setting_option(each, shows_default=True) for each in SETTINGS.values() if each.name not in CACHE_TYPES]
+
+    @stack(*ordinary, *_cache_options(shows_default=True))
+    @functools.wraps(command)
+    def with_settings(*args: Any, **kwargs: Any) -> Any:
+        cache_types = {name: kwargs.pop(name) for name in CACHE_TYPES}
+        values = {name: kwargs.pop(name) for name in SETTINGS if name not in CACHE_TYPES}
+        values |= {name: types[0] for name, types in cache_types.items() if types}
+        return command(*args, settings=Settings(**values), cache_types=cache_types, **kwargs)
+
+    return with_settings  # type: ignore[return-value]
+
+
 def settings_options(command: Command) -> Command:
     """Adds the options that say how models are run; the command gets them as one `settings`."""
 
@@ -72,19 +104,27 @@ def machine_options(command: Command) -> Command:
 
 
 def changed_settings_options(command: Command) -> Command:
-    """The same options where a capture has the settings already: the command gets those given as `changes`."""
+    """The same options where a capture has the settings already: the command gets those given as `changes`.
 
+    Cache types may be several: the command gets all of them as `cache_types`.
+    """
     # the default is the capture's setting, not the one that --help would show
-    @stack(*(_setting_option(setting, shows_default=False) for setting in SETTINGS.values()))
+    ordinary = [
+        _setting_option(each, shows_default=False) for each in SETTINGS.values() if each.name not in CACHE_TYPES
+    ]
+
+    @stack(*ordinary, *_cache_options(shows_default=False))
     @click.pass_context
     @functools.wraps(command)
     def with_changes(ctx: click.Context, /, *args: Any, **kwargs: Any) -> Any:
-        values = {name: kwargs.pop(name) for name in SETTINGS}
+        cache_types = {name: kwargs.pop(name) for name in CACHE_TYPES}
+        values = {name: kwargs.pop(name) for name in SETTINGS if name not in CACHE_TYPES}
         given = {
             name: value
             for name, value in values.items()
             if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
         }
-        return command(*args, changes=given, **kwargs)
+        given |= {name: types[0] for name, types in cache_types.items() if types}
+        return command(*args, changes=given, cache_types=cache_types, **kwargs)
 
     return with_changes  # type: ignore[return-value]
