@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ def settings_of(settings: Settings) -> None:
 
 @click.command()
 @changed_settings_options
-def changes_of(changes: Mapping[str, Any]) -> None:
-    click.echo(dict(changes))
+def changes_of(changes: Mapping[str, Any], cache_types: Mapping[str, Sequence[str]]) -> None:
+    click.echo({**changes, **{name: types for name, types in cache_types.items() if len(types) > 1}})
 
 
 @click.command()
@@ -62,6 +62,8 @@ def test_only_what_is_given_is_a_change() -> None:
         {"n_ctx": 512, "n_gpu_layers": -1, "tensor_split": (3.0, 1.0), "flash_attn": False, "use_mmap": False}
     )
     assert "default" not in call(changes_of, "--help")
+    assert call(changes_of, "-ctk", "q8_0") == str({"type_k": "q8_0"})
+    assert call(changes_of, "-ctk", "q8_0", "-ctk", "f16") == str({"type_k": ("q8_0", "f16")})
 
 
 @pytest.mark.parametrize(
