@@ -6,16 +6,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from quantprobe.imatrix.overlap import WORTH_A_WARNING
 from quantprobe.probes.grouping import CLUSTERS, STRATA
 from quantprobe.probes.scores import ASSISTANT
 from quantprobe.report.names import WHOLE, ShortNames, join_words
 from quantprobe.report.numbers import format_estimate, format_plain, format_points
+from quantprobe.report.printable import printable
 from quantprobe.report.tables.tasks import answered
 from quantprobe.report.tables.texts import AT_FLOOR, measured
 from quantprobe.run.cohort import Cohort
 from quantprobe.run.compare import flatten_settings
 from quantprobe.run.floor import Control, ControlState, is_at_floor, task_control, text_control
-from quantprobe.run.results import MachineFloor, TaskFacts
+from quantprobe.run.results import MachineFloor, Quant, TaskFacts
 from quantprobe.stats.summary_tasks import TaskSummary
 
 _NULL = "Null control: the base against its own capture"
@@ -92,7 +94,7 @@ def _rows(control: Control) -> str:
 
 def warnings(cohort: Cohort, names: ShortNames = WHOLE) -> list[str]:
     """What must be known before a table is read: quants at the floor, rows and questions that are left out."""
-    found = differences(cohort)
+    found = [*differences(cohort), *overlap_warnings(cohort, names)]
     found += [f"{names(quant.name)}: {finding}." for quant in cohort.quants for finding in quant.findings]
     for text in cohort.texts:
         rows = [(names(quant.name), summary) for quant, summary in measured(cohort, text)]
@@ -116,6 +118,28 @@ def warnings(cohort: Cohort, names: ShortNames = WHOLE) -> list[str]:
             if n
         ]
     return found
+
+
+def overlap_warnings(cohort: Cohort, names: ShortNames = WHOLE) -> list[str]:
+    """Which texts and tasks the quants were calibrated on, where that is a hundredth of their words or more."""
+    found = []
+    for one in cohort.overlaps:
+        if one.share < WORTH_A_WARNING or one.probe not in (*cohort.texts, *cohort.tasks):
+            continue
+        made = [names(quant.name) for quant in cohort.quants if _is_calibrated_on(quant, one.dataset)]
+        whose = (
+            f"{join_words(made)} look better there than they are" if made else "no quant here says it was made with it"
+        )
+        found.append(
+            f"{format_plain(one.share, 100, 2)} % of the words of {printable(one.probe)} also stand in the calibration "
+            f"text {printable(one.dataset)}, in runs of {one.n} words or more: {whose}. Measure on another text."
+        )
+    return found
+
+
+def _is_calibrated_on(quant: Quant, dataset: str) -> bool:
+    named = "" if quant.imatrix is None else quant.imatrix.dataset or ""
+    return named.replace("\\", "/").rsplit("/", 1)[-1] == dataset
 
 
 def differences(cohort: Cohort) -> list[str]:

@@ -15,7 +15,16 @@ from quantprobe.run.compare import Difference, require_comparable, setting_diffe
 from quantprobe.run.floor import text_floor
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.items import PairedAnswers, read_items
-from quantprobe.run.results import MachineFloor, NullControl, Quant, Results, TaskFacts, TextFacts, read_results
+from quantprobe.run.results import (
+    CalibrationOverlap,
+    MachineFloor,
+    NullControl,
+    Quant,
+    Results,
+    TaskFacts,
+    TextFacts,
+    read_results,
+)
 from quantprobe.run.rows import read_rows
 
 
@@ -36,6 +45,8 @@ class Cohort:
     """Settings in which the runs differ, those that were allowed and those that move no logits."""
     machine_floors: tuple[MachineFloor, ...] = ()
     """Of the runs that were made on another machine than their capture."""
+    overlaps: tuple[CalibrationOverlap, ...] = ()
+    """Of texts and tasks with calibration texts, as far as the runs know."""
     rows_files: Mapping[tuple[str, str], Path] = field(default_factory=dict)
     """By quant and text, where the row metrics lie if the run kept them."""
     items_files: Mapping[tuple[str, str], Path] = field(default_factory=dict)
@@ -140,6 +151,7 @@ def merge_runs(folders: Sequence[RunFolder], results: Sequence[Results], allow: 
         texts_facts=of_texts,
         differences=tuple(dict.fromkeys(differences)),
         machine_floors=tuple(dict.fromkeys(one.machine_floor for one in results if one.machine_floor is not None)),
+        overlaps=tuple({(one.dataset, one.probe): one for run in reversed(results) for one in run.overlaps}.values()),
         rows_files=rows_files,
         items_files=items_files,
     )

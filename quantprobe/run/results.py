@@ -121,6 +121,31 @@ class TextFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CalibrationOverlap:
+    """How much of a text or task stands in a calibration text too, in runs of `n` words or more."""
+
+    dataset: str
+    """Name of the calibration text's file; quants whose `imatrix.dataset` has this name were calibrated on it."""
+    probe: str
+    """The text or task."""
+    n: int
+    n_words: int
+    """Words of the text or task as it was measured."""
+    n_covered: int
+    """Those in a common run of words."""
+    example: str = ""
+    """The first common run."""
+    calibration_sha256: str = ""
+    """Of the calibration text; with `probe_sha256`, that of what was measured, it says whether the numbers hold."""
+    probe_sha256: str = ""
+
+    @property
+    def share(self) -> float:
+        """A fraction; 0 of an empty text."""
+        return self.n_covered / self.n_words if self.n_words else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuantFiles:
     """Files of a quant, relative to the run's folder, where they do not have their usual names."""
 
@@ -176,6 +201,8 @@ class Results:
     """None where the quants were measured on the machine of the capture, or without the base."""
     texts: Mapping[str, TextFacts] = field(default_factory=dict)
     """Of texts that are conversations."""
+    overlaps: tuple[CalibrationOverlap, ...] = ()
+    """Of calibration texts that were at hand; left out if none was."""
     tasks: Mapping[str, TaskFacts] = field(default_factory=dict)
     quants: tuple[Quant, ...]
 
@@ -188,8 +215,9 @@ def write_results(results: Results, run: RunFolder) -> None:
 def results_document(results: Results) -> dict[str, Any]:
     """The content of `results.json` as plain JSON values; a number that does not exist is null."""
     document: dict[str, Any] = plain(results)
-    if not document["texts"]:
-        del document["texts"]
+    for name in ("texts", "overlaps"):
+        if not document[name]:
+            del document[name]
     if document["machine_floor"] is None:
         del document["machine_floor"]
     for quant in document["quants"]:

@@ -22,6 +22,7 @@ from quantprobe.run.questions import write_task_questions
 from quantprobe.run.results import NullControl, Results, TaskFacts, TextFacts, write_results
 from quantprobe.settings import EQUIVALENCE_MARGIN, Settings
 from quantprobe.stats.llama_summary import LlamaStatistics
+from quantprobe.sweep.calibration import find_overlaps
 from quantprobe.sweep.deciding import Budget, DecidePlan
 from quantprobe.sweep.inputs import Progress, check_names, identify_all, read_measurable
 from quantprobe.sweep.judged import judge_all, stop_rule
@@ -60,6 +61,7 @@ def compare_quants(
     replaces: bool = False,
     variants: Sequence[Variant] = (OWN,),
     workshop: Workshop | None = None,
+    calibration: Sequence[Path] = (),
 ) -> Outcome:
     """Decode every quant over the probes of a capture, open or by its path, compare row by row, write `results.json`.
 
@@ -70,7 +72,8 @@ def compare_quants(
     error of the mean KLD is as small.
 
     Each of `variants` makes a line of its own of every file, and of the base all but the run's own. The quants of a
-    `workshop` are made when they are needed, and deleted when they have been measured.
+    `workshop` are made when they are needed, and deleted when they have been measured. `calibration` are texts that
+    quants were calibrated on (`sweep.calibration`).
 
     Rows already measured (same base rows, probe, quant content and settings) are read from `run`. Several processes may
     work on one run: each quant is measured by one of them. What earlier calls measured and still fits stays in
@@ -131,6 +134,7 @@ def compare_quants(
             null_control=null_control(capture, used),
             machine_floor=floor,
             texts=text_facts(capture, used),
+            overlaps=find_overlaps(capture, list(used), judged, calibration, () if before is None else before.overlaps),
             tasks=tasks,
             quants=judged,
         )  # fmt: skip

@@ -32,6 +32,7 @@ def sweep(
     replaces: bool = False,
     variants: Sequence[Variant] = (OWN,),
     making: Making | None = None,
+    calibration: Sequence[Path] = (),
 ) -> Outcome:
     """Measure quants against their base on texts and tasks; everything is kept under `run`.
 
@@ -41,6 +42,7 @@ def sweep(
 
     Quants of `making` are made in `RUN/quants` and measured after the `quants` given: all of them beforehand if their
     files stay, else each when it is needed. `variants` are cache types that make lines of their own (`sweep.lines`).
+    `calibration` are texts that quants were calibrated on.
     """
     read_quants(quants, read_measurable(base))
     folder = RunFolder(run)
@@ -58,5 +60,5 @@ def sweep(
         capture, quants, settings, run, progress, base_model=base, llama_compat=llama_compat, margin=margin,
         groupings={task.given.name: task.grouping for task in prepared.tasks}, decide=decide, precision=precision,
         probes=list(prepared.sources()), replaces=replaces,
-        variants=variants, workshop=workshop,
+        variants=variants, workshop=workshop, calibration=calibration,
     )  # fmt: skip

@@ -13,6 +13,7 @@ from quantprobe.cli.shared.model_args import find_quants
 from quantprobe.cli.shared.options import (
     PathType,
     allow_option,
+    calibration_option,
     equivalence_margin_option,
     json_option,
     llama_compat_option,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 @llama_compat_option
 @equivalence_margin_option
 @decide_options
+@calibration_option
 @replace_option
 @changed_settings_options
 @details_option
@@ -59,6 +61,7 @@ def compare(
     margin: float,
     decide: Budget | None,
     precision: float | None,
+    calibration: Sequence[Path],
     replaces: bool,
     changes: Mapping[str, Any],
     cache_types: Mapping[str, Sequence[str]],
@@ -100,5 +103,6 @@ def compare(
                 precision=precision,
                 replaces=replaces,
                 variants=variants,
+                calibration=calibration,
             )
         finish_run(outcome.results, run, output, details, outcome.llama, is_written=True)

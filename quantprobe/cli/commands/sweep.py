@@ -13,6 +13,7 @@ from quantprobe.cli.shared.model_args import find_base, find_quants
 from quantprobe.cli.shared.options import (
     PathType,
     base_argument,
+    calibration_option,
     equivalence_margin_option,
     input_options,
     json_option,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 )
 @equivalence_margin_option
 @decide_options
+@calibration_option
 @replace_option
 @varied_settings_options
 @details_option
@@ -67,6 +69,7 @@ def sweep(
     margin: float,
     decide: Budget | None,
     precision: float | None,
+    calibration: Sequence[Path],
     replaces: bool,
     settings: Settings,
     cache_types: Mapping[str, Sequence[str]],
@@ -124,5 +127,6 @@ def sweep(
                 replaces=replaces,
                 variants=variants,
                 making=making,
+                calibration=calibration,
             )
         finish_run(outcome.results, run, output, details, outcome.llama, is_written=True)

@@ -245,6 +245,15 @@ def _split_name(value: str) -> tuple[str, Path]:
     return name.strip(), Path(file)
 
 
+calibration_option = click.option(
+    "--calibration",
+    type=PathType(exists=True, dir_okay=False),
+    multiple=True,
+    metavar="FILE",
+    help="Text that importance matrices were made from: how much of it is measured on is told. A file that a quant "
+    "names is read by itself, if it is there.",
+)
+
 json_option = click.option(
     "--json",
     "json_path",

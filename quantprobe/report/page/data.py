@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -136,12 +137,17 @@ def imatrix_text(imatrix: ImatrixInfo | None) -> str:
     return ", ".join(told) or "yes, no details in the file"
 
 
+def variant_text(variant: Mapping[str, str]) -> str:
+    """The cache types of a line where they are not the run's; empty where they are."""
+    return printable(", ".join(f"{name.removeprefix('type_').upper()} {kind}" for name, kind in variant.items()))
+
+
 def _quant(cohort: Cohort, quant: Quant, standing: Standing, pooled: bool) -> QuantView:
     size = MISSING if quant.size_bytes is None else format_size(quant.size_bytes)
     facts = {
         "Size": size, "bpw": format_plain(quant.bpw), "File type": printable(quant.file_type),
-        "Importance matrix": imatrix_text(quant.imatrix), "File": file_name(quant.path),
-        "SHA-256": printable(quant.sha256),
+        "Importance matrix": imatrix_text(quant.imatrix), "Cache": variant_text(quant.variant),
+        "File": file_name(quant.path), "SHA-256": printable(quant.sha256),
     }  # fmt: skip
     return QuantView(
         name=printable(quant.name),

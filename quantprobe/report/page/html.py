@@ -16,7 +16,7 @@ import quantprobe
 from quantprobe.report.answer import Answer, Fold, answer_of, finding_folds, margin_of, n_questions
 from quantprobe.report.marks import MARKS, NO_MARK
 from quantprobe.report.names import ShortNames, cohort_names
-from quantprobe.report.notes import format_setting
+from quantprobe.report.notes import format_setting, overlap_warnings
 from quantprobe.report.page.cards import CardBlock, card_blocks
 from quantprobe.report.page.data import PageData, file_name, json_block, page_data
 from quantprobe.report.page.flips import SharedFlip, shared_flips
@@ -63,6 +63,8 @@ class Page:
     findings: Sequence[Fold]
     ideas: Table | None
     texts: Sequence[Table]
+    warnings: Sequence[str]
+    """What stands beside the answer, because it can make the answer wrong."""
     pairs: Sequence[Table]
     """Variants of one file type against each other."""
     heats: Sequence[Table]
@@ -145,6 +147,7 @@ def _page(
         findings=finding_folds(findings),
         ideas=None if findings is None else correlation_table(findings),
         texts=[text_table(cohort, text, names) for text in cohort.texts],
+        warnings=overlap_warnings(cohort, names),
         pairs=pair_tables(shifts, names),
         heats=[table for text in cohort.texts if (table := heat_table(cohort, text, names)) is not None],
         categories=[table for text in cohort.texts if (table := category_table(cohort, text, names)) is not None],

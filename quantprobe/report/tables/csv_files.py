@@ -14,6 +14,7 @@ from quantprobe.run.cohort import Cohort
 from quantprobe.run.csv_cells import format_csv
 from quantprobe.run.floor import is_at_floor
 from quantprobe.run.numbers import Number, cohort_numbers
+from quantprobe.run.results import Quant
 from quantprobe.study.variants import PairShift
 
 TEXT_ESTIMATES = ("ppl", "ppl_base", "ln_ppl_ratio", "kld_mean", "same_top", "delta_p_mean", "delta_p_rms")
@@ -48,9 +49,16 @@ def texts_csv(cohort: Cohort) -> str:
             line = [text, *_identity(quant), quant.size_gib, quant.bpw, quant.file_type]
             line += [*_ends(summary, TEXT_ESTIMATES, ENDS), *(getattr(summary, name) for name in TEXT_NUMBERS)]
             lines.append(
-                [*line, kld.n_clusters, kld.level, floor, None if floor is None else int(is_at_floor(kld, floor))]
+                [
+                    *line,
+                    kld.n_clusters,
+                    kld.level,
+                    floor,
+                    None if floor is None else int(is_at_floor(kld, floor)),
+                    _variant(quant),
+                ]
             )
-    return _write([*header, "n_windows", "level", "kld_floor", "below_floor"], lines)
+    return _write([*header, "n_windows", "level", "kld_floor", "below_floor", "variant"], lines)
 
 
 def categories_csv(cohort: Cohort) -> str:
@@ -80,8 +88,9 @@ def tasks_csv(cohort: Cohort) -> str:
         for quant, summary in answered(cohort, task):
             line = [task, *_identity(quant), quant.bpw, quant.file_type, *_ends(summary, TASK_ESTIMATES, ENDS)]
             net = summary.net or summary.acc
-            lines.append([*line, *(getattr(summary, name) for name in TASK_NUMBERS), net.n_clusters, net.level])
-    return _write([*header, "n_clusters", "level"], lines)
+            numbers = [getattr(summary, name) for name in TASK_NUMBERS]
+            lines.append([*line, *numbers, net.n_clusters, net.level, _variant(quant)])
+    return _write([*header, "n_clusters", "level", "variant"], lines)
 
 
 def groups_csv(cohort: Cohort) -> str:
@@ -129,6 +138,11 @@ def numbers_csv(cohort: Cohort) -> str:
 
 def _identity(model: ModelIdentity) -> list[Any]:
     return [getattr(model, name) for name in IDENTITY]
+
+
+def _variant(quant: Quant) -> str:
+    """The settings that were chosen for this line alone: `type_k=q8_0`."""
+    return " ".join(f"{name}={value}" for name, value in quant.variant.items())
 
 
 def _headings(names: Sequence[str], ends: Sequence[str]) -> list[str]:

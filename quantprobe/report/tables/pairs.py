@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from quantprobe.report.marks import MARKS
 from quantprobe.report.names import WHOLE, ShortNames
 from quantprobe.report.numbers import MISSING, format_interval
+from quantprobe.report.printable import printable
 from quantprobe.report.tables.cells import Cell, Column, Field, Table, make_table, plain_cell, text_cell
 from quantprobe.report.tables.tasks import POOLED
 from quantprobe.study.variants import CANNOT_BE_TOLD, HELPED, HURT, IMATRIX, PairShift
@@ -28,9 +29,9 @@ def _table(factor: str, shifts: Sequence[PairShift], names: ShortNames) -> Table
     is_matrix = factor == IMATRIX
     fields: list[Field[PairShift]] = [
         Field(Column("Type" if is_matrix else "File"), lambda shift: text_cell(names(shift.pair.of))),
-        Field(Column("From"), lambda shift: text_cell(shift.pair.a_level)),
-        Field(Column("To"), lambda shift: text_cell(shift.pair.b_level)),
-        Field(Column("On"), lambda shift: text_cell(probe_name(shift))),
+        Field(Column("From"), lambda shift: text_cell(printable(shift.pair.a_level))),
+        Field(Column("To"), lambda shift: text_cell(printable(shift.pair.b_level))),
+        Field(Column("On"), lambda shift: text_cell(printable(probe_name(shift)))),
         Field(Column("KLD", "nats"), lambda shift: _change_cell(shift, "kld_mean", 1.0)),
         Field(Column("Accuracy", "pp"), lambda shift: _change_cell(shift, "net", 100.0)),
         Field(Column("p", "corrected", priority=3), lambda shift: plain_cell(shift.adjusted_p, digits=2)),
