@@ -136,8 +136,9 @@ class CalibrationOverlap:
     example: str = ""
     """The first common run."""
     calibration_sha256: str = ""
-    """Of the calibration text; with `probe_sha256`, that of what was measured, it says whether the numbers hold."""
+    """Digest of the calibration text. The numbers hold while both digests do."""
     probe_sha256: str = ""
+    """Digest of what was measured, that of the capture's probe."""
 
     @property
     def share(self) -> float:

@@ -19,6 +19,7 @@ from quantprobe.metrics.quantities import ROW_QUANTITIES, TASK_QUANTITIES, TEXT_
 from quantprobe.metrics.rows import ROW_DTYPE
 from quantprobe.run.items import COLUMN_MEANINGS
 from quantprobe.run.results import (
+    CalibrationOverlap,
     Drawn,
     MachineFloor,
     NullControl,
@@ -49,6 +50,7 @@ RESULTS_RECORDS = (
         NullTask,
         MachineFloor,
         TextFacts,
+        CalibrationOverlap,
         TaskFacts,
         Quant,
         ImatrixInfo,
@@ -91,6 +93,7 @@ MEANINGS: Mapping[str, str] = {
     "NullTask.leapfrogs": "the reverse",
     "NullTask.n_rows": "rows that were compared",
     "NullTask.kld_max": "nats",
+    "CalibrationOverlap.n": "length of a run that counts",
     "MachineFloor.n_rows": "rows that were compared",
     "MachineFloor.kld_max": "as well",
     "TaskFacts.rule": "scoring rule (docs/metrics.md), or the metric of another program",
