@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from quantprobe.sweep.judged import judge_all, stop_rule
 from quantprobe.sweep.keeping import earlier_results, with_earlier
 from quantprobe.sweep.lines import OWN, Line, Variant, lines_of, measure_lines, plan_lines
 from quantprobe.sweep.machine_floor import Comparison, find_base, require_same_settings
-from quantprobe.sweep.making import OnDemand, Workshop
+from quantprobe.sweep.making import Findings, OnDemand, Workshop, with_findings
 from quantprobe.sweep.measuring import Measuring
 from quantprobe.sweep.recorded import record_settings
 
@@ -95,30 +95,28 @@ def compare_quants(
     earlier = None if replaces else before
     told = {} if earlier is None else {name: one.grouping for name, one in earlier.tasks.items()}
     facts = task_facts(capture, {**told, **(groupings or {})})
-    infos = identify_all(read_quants(quants, capture.meta.base), progress)
-    findings = check_files(infos, capture, base_model, progress)
-    lines = [*base_lines(here, variants), *(line for info in infos for line in lines_of(info, variants))]
+
+    def lines_of_files(files: Sequence[Path]) -> tuple[list[Line], Findings]:
+        infos = identify_all(read_quants(files, capture.meta.base), progress)
+        findings = check_files(infos, capture, base_model, progress)
+        return [line for info in infos for line in lines_of(info, variants)], findings
+
+    lines, findings = lines_of_files(quants)
+    lines = [*base_lines(here, variants), *lines]
     demand = None if workshop is None else OnDemand(workshop, measuring, variants, before, decide is not None)
     plan_lines(measuring, lines, 0 if demand is None else demand.n_lines_left, decide is not None)
     names = {line.info.name for line in lines} | {quant.name for quant in (earlier.quants if earlier else ())}
     names |= set() if demand is None else demand.names
     plan = None if decide is None else DecidePlan(stop_rule(len(names), margin), decide)
     of_tasks = {name: one.grouping for name, one in facts.items()}
-    measured = measure_lines(measuring, lines, plan, of_tasks)
-    measured = [replace(one, quant=replace(one.quant, findings=findings.get(one.quant.path, ()))) for one in measured]
+    measured = with_findings(measure_lines(measuring, lines, plan, of_tasks), findings)
     if demand is not None:
-
-        def lines_of_file(path: Path) -> tuple[list[Line], tuple[str, ...]]:
-            made = identify_all(read_quants([path], capture.meta.base), progress)
-            (found,) = check_files(made, capture, base_model, progress).values()
-            return lines_of(made[0], variants), found
-
-        measured += demand.measure(plan, of_tasks, lines_of_file)
+        measured += demand.measure(plan, of_tasks, lines_of_files)
+    any_info = lines[0].info if lines or workshop is None else read_measurable(workshop.base)
     with locked(folder.results_lock, lambda: progress.note(f"another process is writing {folder.results}; waiting")):
         # read again: another process may have added to it
         earlier = None if replaces else earlier_results(measuring, notes=False)
         if earlier is not None:
-            any_info = lines[0].info if lines else read_measurable(Path(capture.meta.base.path))
             measured = with_earlier(measuring, measured, earlier.quants, any_info)
         judged = judge_all(measured, facts, margin)
         used = {name for quant in judged for name in (*quant.texts, *quant.tasks)}
@@ -155,10 +153,8 @@ def base_lines(here: Comparison, variants: Sequence[Variant]) -> list[Line]:
     return [] if info is None else lines_of(info, others)
 
 
-def check_files(
-    infos: Sequence[ModelInfo], capture: Capture, base_model: Path | None, progress: Progress
-) -> dict[str, tuple[str, ...]]:
-    """What is odd or broken about the files, by recorded path; said at once, and kept beside the numbers."""
+def check_files(infos: Sequence[ModelInfo], capture: Capture, base_model: Path | None, progress: Progress) -> Findings:
+    """What is odd or broken about the files; said at once, and kept beside the numbers."""
     findings = {}
     for info in infos:
         found = findings[info.identity().path] = file_findings(info, capture.meta.base, base_model)

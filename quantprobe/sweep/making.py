@@ -97,8 +97,15 @@ class Workshop:
         return self._run.lock(f"make {order.name}")
 
 
-LinesOfFile = Callable[[Path], tuple[Sequence[Line], tuple[str, ...]]]
-"""The lines of a file, identified by content, and what is odd about it."""
+Findings = Mapping[str, tuple[str, ...]]
+"""What is odd or broken about files, by their recorded path."""
+LinesOfFiles = Callable[[Sequence[Path]], tuple[Sequence[Line], Findings]]
+"""The lines of files, identified by content, and what is odd about these."""
+
+
+def with_findings(quants: Sequence[UnjudgedQuant], findings: Findings) -> list[UnjudgedQuant]:
+    """The same with what was found about their files."""
+    return [replace(one, quant=replace(one.quant, findings=findings.get(one.quant.path, ()))) for one in quants]
 
 
 class OnDemand:
@@ -130,9 +137,9 @@ class OnDemand:
         return len(self._variants) * sum(self._done(order) is None for order in self._workshop.orders)
 
     def measure(
-        self, decide: DecidePlan | None, groupings: Mapping[str, str], lines_of_file: LinesOfFile
+        self, decide: DecidePlan | None, groupings: Mapping[str, str], lines_of_files: LinesOfFiles
     ) -> list[UnjudgedQuant]:
-        """All lines of all quants, in order; `lines_of_file` reads and checks a file that was made."""
+        """All lines of all quants, in order; `lines_of_files` reads and checks one that was made."""
         found: list[UnjudgedQuant] = []
         for order in self._workshop.orders:
             done = self._done(order)
@@ -140,7 +147,7 @@ class OnDemand:
                 with locked(self._workshop.lock(order), lambda name=order.name: self._tell(name)):  # type: ignore[misc]
                     done = self._done(order)  # by another process, while this one waited
                     if done is None:
-                        found += self._make_and_measure(order, decide, groupings, lines_of_file)
+                        found += self._make_and_measure(order, decide, groupings, lines_of_files)
                         continue
             info = read_model_info(self._workshop.base)
             found += [measured_before(self._measuring, quant, info) for quant in done]
@@ -150,12 +157,11 @@ class OnDemand:
         self._measuring.progress.note(f"another process is measuring {name}; waiting for it")
 
     def _make_and_measure(
-        self, order: Order, decide: DecidePlan | None, groupings: Mapping[str, str], lines_of_file: LinesOfFile
+        self, order: Order, decide: DecidePlan | None, groupings: Mapping[str, str], lines_of_files: LinesOfFiles
     ) -> list[UnjudgedQuant]:
         with self._workshop.lend(order) as path:
-            lines, findings = lines_of_file(path)
-            found = measure_lines(self._measuring, lines, decide, groupings)
-            found = [replace(one, quant=replace(one.quant, findings=findings)) for one in found]
+            lines, findings = lines_of_files([path])
+            found = with_findings(measure_lines(self._measuring, lines, decide, groupings), findings)
             bare = replace(found[0].quant, name=model_name(path), variant={}, texts={}, drawn=None)
             self._workshop.remember(order, bare)
         return found
