@@ -91,7 +91,8 @@ class Fold:
 
 
 def answer_of(cohort: Cohort, findings: Findings | None) -> Answer:
-    """The answer of a cohort; without `findings`, from the runs' own verdicts."""
+    """The answer of a cohort; without `findings`, from the runs' own verdicts. Cache variants are no part of it."""
+    cohort = cohort.own_lines()
     stood = standings(cohort, findings)
     if not cohort.tasks:
         return _answer_by_distance(cohort, stood)

@@ -48,7 +48,7 @@ def describe_run(cohort: Cohort, width: int | None = None, details: bool = False
         yield from _section(task_table(cohort, task, names), notes, width, details)
     if brief:
         yield from _section(overview_table(cohort, names), [], width, details)
-    for table in pair_tables(compare_variants(cohort), names):
+    for table in pair_tables(compare_variants(cohort), names, brief=not details):
         yield from _section(table, [], width, details)
     yield _paragraph([*null_sentences(cohort), *warnings(cohort, names)])
     verdicts = verdict_lines(cohort)

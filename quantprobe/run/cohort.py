@@ -62,6 +62,12 @@ class Cohort:
         """Names of all tasks, in the order in which they first occur."""
         return tuple(dict.fromkeys(name for quant in self.quants for name in quant.tasks))
 
+    def own_lines(self) -> Cohort:
+        """The same without lines of cache types that are not the run's, where there are others: files are judged and
+        recommended by what their weights do."""
+        own = tuple(quant for quant in self.quants if not quant.variant)
+        return replace(self, quants=own) if own else self
+
     def quant(self, name: str) -> Quant:
         for quant in self.quants:
             if quant.name == name:

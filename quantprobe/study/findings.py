@@ -85,6 +85,8 @@ def study_cohort(
 ) -> Findings:
     """Ask whether fidelity predicts accuracy over a cohort, where, and which quant to take.
 
+    Lines of other cache types than the run's are left out (`Cohort.own_lines`).
+
     Parameters
     ----------
     cohort
@@ -98,7 +100,9 @@ def study_cohort(
     smallest_slope
         Smallest slope that matters, in points of accuracy per e-fold of KLD, fixed beforehand.
     """
-    return study_panel(read_panel(cohort), margin, zone, Resampling(n_boot, n_perm, seed, level), smallest_slope)
+    return study_panel(
+        read_panel(cohort.own_lines()), margin, zone, Resampling(n_boot, n_perm, seed, level), smallest_slope
+    )
 
 
 def study_panel(

@@ -122,7 +122,9 @@ def _matrix_names(quants: Sequence[Quant]) -> dict[ImatrixInfo | None, str]:
 
 
 def _file_name(path: str | None) -> str:
-    return (path or "").replace("\\", "/").rsplit("/", 1)[-1]
+    """The file's own name, without the ending and the `imatrix` that all have."""
+    name = (path or "").replace("\\", "/").rsplit("/", 1)[-1]
+    return re.sub(r"([-._]?imatrix)?\.(gguf|dat|txt)$", "", name) or name
 
 
 def _text_shifts(cohort: Cohort, pairs: Sequence[Pair], level: float) -> Iterator[PairShift]:

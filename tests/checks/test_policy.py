@@ -178,6 +178,15 @@ def test_the_run_must_have_measured_this_file() -> None:
     assert check_gates(INFO, results(sha256=""), DEFAULT)[0].status == PASS
 
 
+def test_a_line_with_other_cache_types_says_nothing_about_the_file() -> None:
+    found = results()
+    (quant,) = found.quants
+    line = replace(quant, name="q [k q8_0]", variant={"type_k": "q8_0"})
+    assert check_gates(INFO, replace(found, quants=(line, quant)), DEFAULT)[0].reason.startswith("measured as q,")
+    [missing] = check_gates(INFO, replace(found, quants=(line,)), DEFAULT)
+    assert missing.status == UNCHECKED
+
+
 def test_gates_on_what_the_run_has_not() -> None:
     policy = Policy(text={"code": TextGates(max_kld_mean=1.0)}, task={"mmlu": TaskGates(not_worse=True)})
     found = statuses(policy)

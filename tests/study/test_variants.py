@@ -14,11 +14,13 @@ from fake_run import FakeQuant, FakeRun, write_fake_run
 from scipy import stats
 
 from quantprobe.gguf.model import ImatrixInfo
+from quantprobe.report.answer import answer_of, standings
 from quantprobe.report.finish import write_run
 from quantprobe.report.terminal import describe_run
 from quantprobe.run.cohort import Cohort, read_cohort
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.results import read_results, write_results
+from quantprobe.study.findings import study_cohort
 from quantprobe.study.variants import CACHE, CANNOT_BE_TOLD, HELPED, HURT, IMATRIX, compare_variants, find_pairs
 
 A = ImatrixInfo(file="/models/a.imatrix.gguf", dataset="code.txt", entries_count=210, chunks_count=100)
@@ -54,9 +56,9 @@ def test_planted_differences_are_found_in_both_directions(tmp_path: Path) -> Non
     shifts = compare_variants(cohort)
     verdicts = {(s.pair.a_level, s.pair.b_level, s.probe): s.verdict for s in shifts}
     for probe in ("wiki", None):
-        assert verdicts["none", "a.imatrix.gguf", probe] == HURT
-        assert verdicts["none", "b.imatrix.gguf", probe] == HELPED
-        assert verdicts["a.imatrix.gguf", "b.imatrix.gguf", probe] == HELPED
+        assert verdicts["none", "a", probe] == HURT
+        assert verdicts["none", "b", probe] == HELPED
+        assert verdicts["a", "b", probe] == HELPED
     assert len(shifts) == 3 * 4
     assert all(shift.adjusted_p is not None and shift.adjusted_p < 0.05 for shift in shifts if shift.verdict == HURT)
 
@@ -140,7 +142,7 @@ def test_matrices_of_one_file_name_are_told_apart(tmp_path: Path) -> None:
     }
     pairs = find_pairs(cohort_of(tmp_path / "run", (quant("a"), quant("b"), quant("c")), told, tasks={}))
     levels = {level for pair in pairs for level in (pair.a_level, pair.b_level)}
-    assert levels == {"a.imatrix.gguf", "a.imatrix.gguf (wiki.txt)", "matrix 2"}
+    assert levels == {"a", "a (wiki)", "matrix 2"}
 
 
 def test_pairs_are_shown_wherever_a_run_is(tmp_path: Path) -> None:
@@ -156,9 +158,22 @@ def test_pairs_are_shown_wherever_a_run_is(tmp_path: Path) -> None:
     page = (run / "report" / "report.html").read_text(encoding="utf-8")
     assert "Variants in pairs" in page
     assert "▼ hurt" in page
-    assert "<b>.gguf" not in page
+    assert "<td><b>" not in page
     assert "## What the importance matrix did" in (run / "results.md").read_text(encoding="utf-8")
     assert any("What the importance matrix did" in str(part) for part in describe_run(cohort, 100))
+
+
+def test_cache_variants_are_not_recommended(tmp_path: Path) -> None:
+    """A line with another cache is no file that somebody could take, even if its numbers are the best."""
+    same = {**Q4, "sha256": "1" * 64}
+    told = {"m": same, "m [k q8_0]": {**same, "variant": {"type_k": "q8_0"}}}
+    cohort = cohort_of(tmp_path / "run", (quant("m [k q8_0]", 0.0001), quant("m", 0.001)), told)
+    for findings in (None, study_cohort(cohort, n_boot=200, n_perm=199)):
+        answer = answer_of(cohort, findings)
+        assert {one.name for one in (answer.take, *answer.may_do, *answer.not_these) if one} <= {"m"}
+    assert [one.name for one in standings(cohort, None)] == ["m [k q8_0]", "m"]
+    only = replace(cohort, quants=cohort.quants[:1])
+    assert only.own_lines() is only
 
 
 def test_a_run_without_variants_has_no_pairs(tmp_path: Path) -> None:

@@ -132,9 +132,9 @@ def test_a_sweep_makes_and_measures_and_pairs(world: World) -> None:
     assert sorted(quant["name"] for quant in results(world.run)["quants"]) == sorted(MADE)
     pairs = find_pairs(read_cohort([world.run]))
     assert {(pair.factor, pair.of, pair.a_level, pair.b_level) for pair in pairs} == {
-        (IMATRIX, "IQ4_NL", "none", "a.gguf"),
-        (IMATRIX, "IQ4_NL", "none", "b.gguf"),
-        (IMATRIX, "IQ4_NL", "a.gguf", "b.gguf"),
+        (IMATRIX, "IQ4_NL", "none", "a"),
+        (IMATRIX, "IQ4_NL", "none", "b"),
+        (IMATRIX, "IQ4_NL", "a", "b"),
     }
 
 

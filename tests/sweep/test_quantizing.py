@@ -145,6 +145,15 @@ def test_names() -> None:
     ]  # fmt: skip
 
 
+def test_none_among_the_matrices_is_a_variant_without_one() -> None:
+    a = Path("a.gguf")
+    orders = order_quants(Path("m.gguf"), ["Q8_0", "Q4_0", "IQ2_M"], [None, a], Recipe("F32"))
+    assert [(order.name, order.recipe.imatrix) for order in orders] == [
+        ("m-Q8_0.gguf", None), ("m-Q4_0.gguf", None), ("m-Q4_0-a.gguf", a), ("m-IQ2_M-a.gguf", a)
+    ]  # fmt: skip
+    assert [order.recipe.imatrix for order in order_quants(Path("m.gguf"), ["IQ2_M"], [None], Recipe("F32"))] == [None]
+
+
 def test_names_that_meet_are_refused() -> None:
     with pytest.raises(InputError, match=r"m-Q8_0.gguf would be made twice"):
         order_quants(Path("m.gguf"), ["Q8_0", "q8_0"], [], Recipe("F32"))

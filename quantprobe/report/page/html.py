@@ -148,7 +148,7 @@ def _page(
         ideas=None if findings is None else correlation_table(findings),
         texts=[text_table(cohort, text, names) for text in cohort.texts],
         warnings=overlap_warnings(cohort, names),
-        pairs=pair_tables(shifts, names),
+        pairs=pair_tables(shifts, names, brief=True),
         heats=[table for text in cohort.texts if (table := heat_table(cohort, text, names)) is not None],
         categories=[table for text in cohort.texts if (table := category_table(cohort, text, names)) is not None],
         tasks=[_task_section(cohort, task, names, flips) for task in task_names(cohort)],

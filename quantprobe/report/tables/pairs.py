@@ -16,8 +16,11 @@ PAIR_MARKS = {HELPED: MARKS["better"], HURT: MARKS["worse"], CANNOT_BE_TOLD: MAR
 """The verdicts of pairs look like those of quants: up is better, down is worse, open is open."""
 
 
-def pair_tables(shifts: Sequence[PairShift], names: ShortNames = WHOLE) -> list[Table]:
-    """One table for each factor: a line per pair and probe."""
+def pair_tables(shifts: Sequence[PairShift], names: ShortNames = WHOLE, brief: bool = False) -> list[Table]:
+    """One table for each factor: a line per pair and probe. `brief`: of several tasks their pool alone."""
+    pooled = {shift.pair for shift in shifts if shift.probe is None}
+    if brief:
+        shifts = [one for one in shifts if one.measure != "net" or one.probe is None or one.pair not in pooled]
     return [_table(factor, shifts, names) for factor in dict.fromkeys(shift.pair.factor for shift in shifts)]
 
 
@@ -32,8 +35,7 @@ def _table(factor: str, shifts: Sequence[PairShift], names: ShortNames) -> Table
         Field(Column("From"), lambda shift: text_cell(printable(shift.pair.a_level))),
         Field(Column("To"), lambda shift: text_cell(printable(shift.pair.b_level))),
         Field(Column("On"), lambda shift: text_cell(printable(probe_name(shift)))),
-        Field(Column("KLD", "nats"), lambda shift: _change_cell(shift, "kld_mean", 1.0)),
-        Field(Column("Accuracy", "pp"), lambda shift: _change_cell(shift, "net", 100.0)),
+        Field(Column("Change"), _change_cell),
         Field(Column("p", "corrected", priority=3), lambda shift: plain_cell(shift.adjusted_p, digits=2)),
         Field(Column("Verdict"), _verdict_cell),
     ]
@@ -42,11 +44,13 @@ def _table(factor: str, shifts: Sequence[PairShift], names: ShortNames) -> Table
     return make_table("pairs-imatrix" if is_matrix else "pairs-cache", caption, fields, rows)
 
 
-def _change_cell(shift: PairShift, measure: str, scale: float) -> Cell:
-    if shift.measure != measure:
-        return Cell("", None)
-    change = shift.change
-    return Cell(MISSING if change.value is None else format_interval(change, scale), change.value)
+_UNITS = {"kld_mean": (1.0, "nats KLD"), "net": (100.0, "points of accuracy")}
+
+
+def _change_cell(shift: PairShift) -> Cell:
+    scale, unit = _UNITS[shift.measure]
+    value = shift.change.value
+    return Cell(MISSING if value is None else f"{format_interval(shift.change, scale)} {unit}", value)
 
 
 def _verdict_cell(shift: PairShift) -> Cell:
