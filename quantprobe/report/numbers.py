@@ -36,9 +36,10 @@ def format_estimate(estimate: Estimate | None, scale: float = 1.0) -> str:
     return f"{round(value, decimals):.{kept}f} ± {round(stderr, decimals):.{kept}f}"
 
 
-def format_interval(estimate: Estimate | None, scale: float = 1.0) -> str:
+def format_interval(estimate: Estimate | None, scale: float = 1.0, signed: bool = False) -> str:
     """`+1.2 [-0.3, +2.7]`: as many decimals as the interval's width leaves two digits for.
 
+    With `signed`, as many more as an end that is not 0 needs to be shown on its side of 0.
     The sign is always written, because the direction is the point. `+1.20 [no interval]` where there is none, `n/a`
     where there is no value.
     """
@@ -48,6 +49,9 @@ def format_interval(estimate: Estimate | None, scale: float = 1.0) -> str:
         return f"{estimate.value * scale:+.2f} [no interval]"
     width = (estimate.high - estimate.low) * scale
     decimals = 2 if width <= 0 else min(max(1 - math.floor(math.log10(width)), 0), 7)
+    ends = [end for end in (estimate.low, estimate.high) if end]
+    while signed and decimals < 12 and any(round(end * scale, decimals) == 0 for end in ends):
+        decimals += 1
     low, value, high = (f"{number * scale:+.{decimals}f}" for number in (estimate.low, estimate.value, estimate.high))
     return f"{value} [{low}, {high}]"
 

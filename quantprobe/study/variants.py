@@ -86,7 +86,8 @@ def find_pairs(cohort: Cohort) -> list[Pair]:
     for a, b in itertools.combinations(quants, 2):
         if a.sha256 and a.sha256 == b.sha256:
             of = a.name if not a.variant else file_stem(a.name)
-            levels = (_cache_level(cohort, quant) for quant in (a, b))
+            changed = sorted(a.variant.keys() | b.variant.keys())
+            levels = [_cache_level(cohort, quant, changed) for quant in (a, b)]
             found.append(Pair(CACHE, of, a.name, b.name, *levels))
         elif _same_recipe(a, b) and a.imatrix != b.imatrix:
             found.append(Pair(IMATRIX, a.file_type, a.name, b.name, matrices[a.imatrix], matrices[b.imatrix]))
@@ -105,9 +106,9 @@ def _same_recipe(a: Quant, b: Quant) -> bool:
     return a.bpw is None or b.bpw is None or abs(a.bpw - b.bpw) <= SAME_SIZE * max(a.bpw, b.bpw)
 
 
-def _cache_level(cohort: Cohort, quant: Quant) -> str:
-    used = {name: quant.variant.get(name, cohort.settings.get(name, "?")) for name in ("type_k", "type_v")}
-    return f"k {used['type_k']}, v {used['type_v']}"
+def _cache_level(cohort: Cohort, quant: Quant, names: Sequence[str]) -> str:
+    """The cache types of a line, of those settings in which it or the other differs from the run."""
+    return ", ".join(f"{name[-1]} {quant.variant.get(name, cohort.settings.get(name, '?'))}" for name in names)
 
 
 def _matrix_names(quants: Sequence[Quant]) -> dict[ImatrixInfo | None, str]:

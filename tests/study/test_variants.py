@@ -16,10 +16,12 @@ from scipy import stats
 from quantprobe.gguf.model import ImatrixInfo
 from quantprobe.report.answer import answer_of, standings
 from quantprobe.report.finish import write_run
+from quantprobe.report.numbers import format_interval
 from quantprobe.report.terminal import describe_run
 from quantprobe.run.cohort import Cohort, read_cohort
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.results import read_results, write_results
+from quantprobe.stats.estimates import Estimate
 from quantprobe.study.findings import study_cohort
 from quantprobe.study.variants import CACHE, CANNOT_BE_TOLD, HELPED, HURT, IMATRIX, compare_variants, find_pairs
 
@@ -131,7 +133,7 @@ def test_cache_types_of_one_file_are_a_pair_of_their_own(tmp_path: Path) -> None
         (CACHE, "m", "m", "m [k q8_0]"),
         (IMATRIX, "Q4_K_M", "n", "m"),
     ]
-    assert (pairs[0].a_level, pairs[0].b_level) == ("k f16, v f16", "k q8_0, v f16")
+    assert (pairs[0].a_level, pairs[0].b_level) == ("k f16", "k q8_0")
 
 
 def test_matrices_of_one_file_name_are_told_apart(tmp_path: Path) -> None:
@@ -161,6 +163,13 @@ def test_pairs_are_shown_wherever_a_run_is(tmp_path: Path) -> None:
     assert "<td><b>" not in page
     assert "## What the importance matrix did" in (run / "results.md").read_text(encoding="utf-8")
     assert any("What the importance matrix did" in str(part) for part in describe_run(cohort, 100))
+
+
+def test_an_end_is_shown_on_its_side_of_zero() -> None:
+    change = Estimate(-0.006, 0.002, -0.0116, -0.0004, 0.95, 100, 10, "nats")
+    assert format_interval(change) == "-0.006 [-0.012, -0.000]"
+    assert format_interval(change, signed=True) == "-0.0060 [-0.0116, -0.0004]"
+    assert format_interval(replace(change, value=0.0, low=0.0, high=0.0), signed=True) == "+0.00 [+0.00, +0.00]"
 
 
 def test_cache_variants_are_not_recommended(tmp_path: Path) -> None:

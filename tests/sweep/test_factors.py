@@ -259,7 +259,7 @@ def test_cache_types_are_lines_of_their_own(world: World, quant: Path, monkeypat
     assert klds(world, quant, world.run, variants=({}, K_BF16)) == found
     assert klds(world, quant, world.run) == found  # a later call without the variants keeps them
     (shift,) = compare_variants(read_cohort([world.run]))
-    assert (shift.pair.factor, shift.pair.of, shift.pair.b_level) == (CACHE, "q", "k bf16, v f16")
+    assert (shift.pair.factor, shift.pair.of, shift.pair.b_level) == (CACHE, "q", "k bf16")
 
 
 def test_a_line_has_the_numbers_of_a_run_of_its_own(world: World, quant: Path) -> None:

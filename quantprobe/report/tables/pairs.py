@@ -32,25 +32,25 @@ def _table(factor: str, shifts: Sequence[PairShift], names: ShortNames) -> Table
     is_matrix = factor == IMATRIX
     fields: list[Field[PairShift]] = [
         Field(Column("Type" if is_matrix else "File"), lambda shift: text_cell(names(shift.pair.of))),
-        Field(Column("From"), lambda shift: text_cell(printable(shift.pair.a_level))),
+        Field(Column("From", priority=2), lambda shift: text_cell(printable(shift.pair.a_level))),
         Field(Column("To"), lambda shift: text_cell(printable(shift.pair.b_level))),
         Field(Column("On"), lambda shift: text_cell(printable(probe_name(shift)))),
-        Field(Column("Change"), _change_cell),
+        Field(Column("Change", priority=0), _change_cell),
         Field(Column("p", "corrected", priority=3), lambda shift: plain_cell(shift.adjusted_p, digits=2)),
-        Field(Column("Verdict"), _verdict_cell),
+        Field(Column("Verdict", priority=0), _verdict_cell),
     ]
     rows = [shift for shift in shifts if shift.pair.factor == factor]
-    caption = f"What the {factor} did: change from one variant to the other, on the same rows and questions"
+    caption = f"What the {factor} did: change of KLD (nats) and accuracy (points), on the same rows and questions"
     return make_table("pairs-imatrix" if is_matrix else "pairs-cache", caption, fields, rows)
 
 
-_UNITS = {"kld_mean": (1.0, "nats KLD"), "net": (100.0, "points of accuracy")}
+_UNITS = {"kld_mean": (1.0, "nats"), "net": (100.0, "points")}
 
 
 def _change_cell(shift: PairShift) -> Cell:
     scale, unit = _UNITS[shift.measure]
     value = shift.change.value
-    return Cell(MISSING if value is None else f"{format_interval(shift.change, scale)} {unit}", value)
+    return Cell(MISSING if value is None else f"{format_interval(shift.change, scale, signed=True)} {unit}", value)
 
 
 def _verdict_cell(shift: PairShift) -> Cell:
