@@ -34,13 +34,13 @@ def _table(factor: str, shifts: Sequence[PairShift], names: ShortNames) -> Table
         Field(Column("Type" if is_matrix else "File"), lambda shift: text_cell(names(shift.pair.of))),
         Field(Column("From", priority=2), lambda shift: text_cell(printable(shift.pair.a_level))),
         Field(Column("To"), lambda shift: text_cell(printable(shift.pair.b_level))),
+        Field(Column("Verdict", priority=0), _verdict_cell),  # here it is seen on a phone without scrolling
         Field(Column("On"), lambda shift: text_cell(printable(probe_name(shift)))),
         Field(Column("Change", priority=0), _change_cell),
         Field(Column("p", "corrected", priority=3), lambda shift: plain_cell(shift.adjusted_p, digits=2)),
-        Field(Column("Verdict", priority=0), _verdict_cell),
     ]
     rows = [shift for shift in shifts if shift.pair.factor == factor]
-    caption = f"What the {factor} did: change of KLD (nats) and accuracy (points), on the same rows and questions"
+    caption = f"What the {factor} did: change of KLD (nats) and accuracy (points), paired"
     return make_table("pairs-imatrix" if is_matrix else "pairs-cache", caption, fields, rows)
 
 
