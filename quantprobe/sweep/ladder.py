@@ -20,6 +20,7 @@ from quantprobe.engine.recipe import Recipe
 from quantprobe.files import hash_file, write_text
 from quantprobe.gguf.digests import content_digest
 from quantprobe.gguf.model import split_paths
+from quantprobe.locks import locked
 from quantprobe.run.json_text import plain
 from quantprobe.run.results import Quant
 from quantprobe.sweep.inputs import Progress
@@ -124,19 +125,20 @@ class Record:
 
     def remember_measured(self, order: Order, quant: Quant) -> None:
         """Note what a finished order was, so that its file need not stay."""
-        record = self._read()
-        record[order.name] = {**self._entry(order), MEASURED: plain(quant)}
-        write_text(self._folder / RECORD, json.dumps(record, indent=2) + "\n")
+        self._write(order, {**self._entry(order), MEASURED: plain(quant)})
 
     def remember(self, order: Order, files: Sequence[Path]) -> None:
         """Note a finished order; files that it had before under other names (another number of parts) are removed."""
-        record = self._read()
-        old = record.get(order.name)
+        old = self._read().get(order.name)
         names = {file.name for file in files}
         for name in set(old.get("files") or ()) - names if isinstance(old, dict) else ():
             (self._folder / Path(str(name)).name).unlink(missing_ok=True)
-        record[order.name] = {**self._recipe(order), "files": {file.name: content_digest([file]) for file in files}}
-        write_text(self._folder / RECORD, json.dumps(record, indent=2) + "\n")
+        self._write(order, {**self._recipe(order), "files": {file.name: content_digest([file]) for file in files}})
+
+    def _write(self, order: Order, entry: dict[str, Any]) -> None:
+        with locked(self._folder / f"{RECORD}.lock", lambda: None):  # several processes may share a run
+            record = {**self._read(), order.name: entry}
+            write_text(self._folder / RECORD, json.dumps(record, indent=2) + "\n")
 
     def _recipe(self, order: Order) -> dict[str, Any]:
         """Everything that the bytes of the file depend on, as JSON has it."""
