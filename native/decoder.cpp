@@ -16,8 +16,10 @@ bool hidden_collector::callback(ggml_tensor * t, bool ask, void * user_data) {
     if (ask) {
         return std::strcmp(api.ggml_get_name(t), "result_norm") == 0;
     }
-    static_cast<hidden_collector *>(user_data)->append(t);
-    return true;
+    auto & self = *static_cast<hidden_collector *>(user_data);
+    self.append(t);
+    // false ends the computation of this part of the graph, and the decode succeeds (ggml_backend_sched_compute_splits)
+    return !self.ends_graph;
 }
 
 void hidden_collector::append(const ggml_tensor * t) {

@@ -18,6 +18,10 @@ class hidden_collector {
 
     void clear();
 
+    // Whether the graph ends at result_norm: no logits are computed, llama.cpp copies what lay in their memory before.
+    // Keys, values and recurrent states of the batch are written by then, as the layers come before the final norm.
+    void end_graph(bool end) { ends_graph = end; }
+
     // nullptr error: fine so far
     const char * error() const { return failure; }
 
@@ -34,7 +38,8 @@ class hidden_collector {
     void append(const ggml_tensor * t);
 
     std::vector<float> rows;
-    const char *       failure = nullptr;
+    const char *       failure    = nullptr;
+    bool               ends_graph = false;
 };
 
 class decoder {

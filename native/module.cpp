@@ -146,6 +146,7 @@ NB_MODULE(_native, m) {
         .def_prop_ro_static("callback", [](nb::handle) { return reinterpret_cast<uintptr_t>(&hidden_collector::callback); })
         .def_prop_ro("error", &hidden_collector::error)
         .def("clear", &hidden_collector::clear)
+        .def("end_graph", &hidden_collector::end_graph, nb::arg("end"))
         .def("rows", [](nb::handle self) {
             const auto & collector = nb::cast<hidden_collector &>(self);
             return view_rows(collector.data(), collector.n_rows(), collector.n_embd, self);

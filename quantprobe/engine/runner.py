@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 from quantprobe.arrays import BoolArray, Float32Array, Int64Array
@@ -32,27 +32,39 @@ class Block:
     row_ids: Int64Array
     """`[n_rows]` int64."""
     logits: Float32Array
-    """`[n_rows, n_vocab]` float32."""
+    """`[n_rows, n_vocab]` float32; no rows where the graph ended before them."""
     hidden: Float32Array | None
     """`[n_rows, n_embd]` float32, the input of the output matrix; None if it was not collected."""
     n_tokens: int
     """Tokens decoded since the last block."""
 
 
-def run_blocks(context: Context, steps: Iterable[Step], done: BoolArray | None = None) -> Generator[Block, None, None]:
+def run_blocks(
+    context: Context,
+    steps: Iterable[Step],
+    done: BoolArray | None = None,
+    wants_logits: Callable[[int], bool] | None = None,
+) -> Generator[Block, None, None]:
     """Decode step by step; steps without rows, or with none but `done` ones, give no block, and their tokens count into
     the next one.
 
+    `wants_logits` says, where hidden rows are collected, whether the block of a number, counted from 0, needs logits
+    too (None: every one); the graph of the others ends at the hidden rows, which are the same bits.
     The GIL is released while llama.cpp computes. Raises `EngineError` when a decode fails.
     """
-    n_tokens = 0
+    n_tokens = n_blocks = 0
     for step in steps:
+        gives_block = len(step.row_ids) > 0 and (done is None or not done[step.row_ids].all())
+        whole = context.collector is None or wants_logits is None or (gives_block and wants_logits(n_blocks))
+        if context.collector is not None:
+            context.collector.end_graph(not whole)
         decode(context, step)
         n_tokens += len(step.tokens)
-        if len(step.row_ids) == 0 or (done is not None and done[step.row_ids].all()):
+        if not gives_block:
             continue
-        yield Block(step.row_ids, context.decoder.logits(), _hidden(context, len(step.row_ids)), n_tokens)
-        n_tokens = 0
+        logits = context.decoder.logits() if whole else context.decoder.logits()[:0]
+        yield Block(step.row_ids, logits, _hidden(context, len(step.row_ids)), n_tokens)
+        n_tokens, n_blocks = 0, n_blocks + 1
 
 
 def decode(context: Context, step: Step) -> None:
@@ -99,6 +111,7 @@ def probe_blocks(
     hidden: bool = False,
     llama_geometry: bool = False,
     done: BoolArray | None = None,
+    wants_logits: Callable[[int], bool] | None = None,
 ) -> Generator[Block, None, None]:
     """Every row of a probe, block by block, in a context made for it and closed at the end.
 
@@ -106,11 +119,12 @@ def probe_blocks(
 
     `llama_geometry` packs the windows of a text as llama-perplexity does. `done` (`[n_rows]`) are rows that are there
     already: blocks of such rows alone are not given, and only what the others need is decoded. Plan and context are
-    those of the whole probe, so every row has the same bits; a block with one missing row comes whole.
+    those of the whole probe, so every row has the same bits; a block with one missing row comes whole. `wants_logits`
+    is that of `run_blocks`.
     """
     geometry, steps = _plan(model, probe, llama_geometry, done)
     with Context(model, geometry, hidden) as context:
-        yield from run_blocks(context, steps, done)
+        yield from run_blocks(context, steps, done, wants_logits)
 
 
 def n_probe_tokens(

@@ -36,9 +36,8 @@ FIT_ROWS = 128
 """Rows on which the way back from hidden rows to logits is found; the null control then checks it."""
 
 CHECK_EVERY = 8
-"""Where that way is bit-identical, the null control of a task takes one block in so many: every block would be a tenth
-of the decode, and a difference can only come from the shape of a block. Texts, and heads that round, are checked whole.
-"""
+"""Where that way is bit-identical, the null control takes one block in so many, and the others are decoded without their
+logits: a difference can only come from the shape of a block. Where the head rounds, every block is checked."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +69,16 @@ class BaseDecode:
         self.n_rows = block_rows(model.n_vocab, model.settings.n_ubatch_used)
         self.devices = output_devices(list_devices(), model.settings, info.n_layer, model.output_device)
         self.n_threads = model.settings.n_threads or 1
+        self.check_every = 1
         self._begun: tuple[Block, Generator[Block, None, None]] | None = None
         self.asked_for = kind or (begun.kind if begun is not None else None)
         known = None if begun is None else known_fit(begun, self.devices)
         fit = None if self.asked_for == "logprobs" else known or self._find_fit(kind == "hidden")
         self.fit = fit
         self.kind = "logprobs" if fit is None else "hidden"
+        self.check_every = CHECK_EVERY if fit is not None and fit.exact else 1
         head = None if fit is None else Head.of(self.source, fit.post, fit.device, self.n_threads, self.n_rows)
         self.base_rows = BaseRows(self.kind, model.n_vocab, head)
-        self.check_every = CHECK_EVERY if self.fit is not None and self.fit.exact else 1
 
     def _find_fit(self, required: bool) -> HeadFit | None:
         """Whether and how this model's logits come back from its hidden rows, measured on the first block.
@@ -86,7 +86,7 @@ class BaseDecode:
         If they do, the capture goes on from that block.
         """
         fit = None
-        blocks = probe_blocks(self.model, self.probes[0], hidden=True)
+        blocks = probe_blocks(self.model, self.probes[0], hidden=True, wants_logits=self._is_checked)
         block = next(blocks, None)
         if block is not None and block.hidden is not None and block.hidden.shape[1] == self.source.n_embd:
             n = min(FIT_ROWS, len(block.row_ids))
@@ -110,8 +110,12 @@ class BaseDecode:
             )
         return None
 
-    def _blocks(self, probe: Probe, done: BoolArray) -> Generator[Block, None, None]:
-        """Blocks of a probe but those whose rows are `done`; those of the first probe are begun already."""
+    def _is_checked(self, number: int) -> bool:
+        """Whether the null control takes the block of this number."""
+        return number % self.check_every == 0
+
+    def _blocks(self, probe: Probe, done: BoolArray, n_before: int) -> Generator[Block, None, None]:
+        """Blocks of a probe but the `n_before` whose rows are `done`; those of the first probe are begun already."""
         begun, self._begun = self._begun, None
         if begun is not None and probe is self.probes[0] and not done.any():
             with closing(begun[1]):
@@ -120,7 +124,12 @@ class BaseDecode:
             return
         if begun is not None:  # the first probe was captured by an earlier run
             begun[1].close()
-        with closing(probe_blocks(self.model, probe, hidden=self.fit is not None, done=done)) as blocks:
+        hidden = self.fit is not None
+        with closing(
+            probe_blocks(
+                self.model, probe, hidden, done=done, wants_logits=lambda number: self._is_checked(n_before + number)
+            )
+        ) as blocks:
             yield from blocks
 
     def close(self) -> None:
@@ -184,13 +193,13 @@ class BaseDecode:
     def _decode(self, probe: Probe, done: BoolArray, rows: RowWriter, null: MeasuredText | MeasuredTask) -> None:
         clock = Clock()
         row_dtype = "uint16" if self.fit is None else self.fit.row_dtype
-        with closing(self._blocks(probe, done)) as blocks:
+        with closing(self._blocks(probe, done, rows.n_blocks)) as blocks:
             for number, block in enumerate(blocks, rows.n_blocks):
                 stored = self._stored(block, row_dtype)
-                if isinstance(null, MeasuredTask) and number % self.check_every:
-                    null.add_unchecked(block)
-                else:
+                if self._is_checked(number):
                     null.add(block, self.base_rows, stored, row_dtype)
+                else:
+                    null.add_unchecked(block.row_ids)
                 rows.write(block.row_ids, stored)  # last: from here on the block counts
                 self.progress.advance(block.n_tokens)
                 if clock.is_due():
@@ -209,7 +218,7 @@ class BaseDecode:
 def _state(null: MeasuredText | MeasuredTask) -> dict[str, NDArray[Any]]:
     """The arrays of a null control, not copied: what a checkpoint keeps of it."""
     if isinstance(null, MeasuredText):
-        return {name: null.rows[name] for name in null.rows.dtype.names or ()}
+        return {**{name: null.rows[name] for name in null.stored}, "there": null.there}
     return {"base": null.base, "quant": null.quant, "kld": null.kld}
 
 

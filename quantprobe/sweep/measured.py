@@ -87,9 +87,12 @@ class MeasuredText:
         """The summary of the windows that are there."""
         return summarise_text(*self._there(), categories=self.probe.categories())
 
+    def add_unchecked(self, row_ids: Int64Array) -> None:
+        """Rows of the base that are not computed again: they are in no number of its null control."""
+
     def null_control(self) -> Any:
-        self.decoded[:] = True
-        numbers: dict[str, Any] = plain(summarise_text(*self._there()))
+        """The summary of the rows that were computed again; `n_rows` of it says on how many."""
+        numbers: dict[str, Any] = plain(summarise_text(self.rows[self.there], self.probe.windows()[self.there]))
         del numbers["by_category"]
         return numbers
 
@@ -143,9 +146,10 @@ class MeasuredTask:
         spans = itertools.pairwise(self.probe.offsets())
         self.decoded |= np.array([high > low and bool(self.there[low:high].all()) for low, high in spans])
 
-    def add_unchecked(self, block: Block) -> None:
-        """Rows of the base that are not computed again: they stand for themselves, and in no KLD."""
-        self.add_base(block.row_ids, block.logits)
+    def add_unchecked(self, row_ids: Int64Array) -> None:
+        """Rows of the base that are not computed again: the same on both sides, whatever it is, and in no KLD."""
+        pairs, _, _ = self._pairs(row_ids)
+        self.base[pairs] = self.quant[pairs] = 0.0
 
     def add_base(self, row_ids: Int64Array, logits: Float32Array) -> None:
         """Rows of the base alone: its answers stand on both sides, and there is no KLD."""
