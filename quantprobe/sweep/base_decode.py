@@ -36,7 +36,7 @@ FIT_ROWS = 128
 """Rows on which the way back from hidden rows to logits is found; the null control then checks it."""
 
 CHECK_EVERY = 8
-"""Where that way is bit-identical, the null control takes one block in so many, and the others are decoded without their
+"""Where that way is bit-identical, the null control takes one block in so many, and the others are decoded without
 logits: a difference can only come from the shape of a block. Where the head rounds, every block is checked."""
 
 

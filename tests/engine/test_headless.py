@@ -1,4 +1,4 @@
-"""A graph that ends at the hidden rows leaves every bit as it is: these rows, the memory, and the logits that follow."""
+"""A graph that ends at the hidden rows leaves every bit as it is: these rows, the memory, and later logits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Blocks = list[tuple[bytes, bytes, bytes]]
 
 @pytest.fixture(params=list(ARCHS))
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Model]:
-    """Micro-batches shorter than a window: later ones read the keys and states that a graph without its end has left."""
+    """Micro-batches shorter than a window: later ones read the keys and states that a cut graph has left."""
     arch = request.param
     window = {f"{arch}.attention.sliding_window": 16} if arch in SLIDING else None
     path = write_tiny(tmp_path / "m.gguf", arch, extra=window, n_ctx_train=512)
