@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import sys
+from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import click
 
 import quantprobe
-from quantprobe.cli.commands.capture import capture
-from quantprobe.cli.commands.compare import compare
-from quantprobe.cli.commands.completion import completion
-from quantprobe.cli.commands.demo import demo
-from quantprobe.cli.commands.devices import devices
-from quantprobe.cli.commands.diff import diff
-from quantprobe.cli.commands.direction import direction
-from quantprobe.cli.commands.flips import flips
-from quantprobe.cli.commands.imatrix import imatrix
-from quantprobe.cli.commands.import_ import import_results
-from quantprobe.cli.commands.inspect_ import inspect
-from quantprobe.cli.commands.kld import kld
-from quantprobe.cli.commands.make_task import make_task
-from quantprobe.cli.commands.plan import plan
-from quantprobe.cli.commands.quantize import quantize
-from quantprobe.cli.commands.report import report
-from quantprobe.cli.commands.show_item import show_item
-from quantprobe.cli.commands.study import study
-from quantprobe.cli.commands.sweep import sweep
-from quantprobe.cli.commands.validate import validate
 from quantprobe.errors import QuantprobeError
 
 FAILED, STOPPED = 1, 130
@@ -40,23 +22,50 @@ _ASKS_FOR_HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())
 """What a group without a command raises since click 8.2; before, it printed its help by itself."""
 
 
+class Commands(UserDict[str, click.Command]):
+    """Commands by name, each imported when it is first asked for: `quantprobe --help` needs none of them.
+
+    The command `make-task` is in `cli/commands/make_task.py`, one whose name Python has already in `import_.py`.
+    """
+
+    def __init__(self, helps: Mapping[str, str]) -> None:
+        super().__init__()
+        self.data: dict[str, Any] = dict.fromkeys(helps)
+        self._helps = helps
+
+    def __getitem__(self, name: str) -> click.Command:
+        if self.data[name] is None:
+            word = name.replace("-", "_")
+            module = importlib.import_module(f"quantprobe.cli.commands.{_MODULES.get(word, word)}")
+            found = next(
+                each for each in vars(module).values() if isinstance(each, click.Command) and each.name == name
+            )
+            found.short_help = self._helps[name]
+            self.data[name] = found
+        command: click.Command = self.data[name]
+        return command
+
+
+_MODULES: Mapping[str, str] = {"import": "import_", "inspect": "inspect_"}
+
+
 class Cli(click.Group):
     """A group whose errors are one line on standard error: exit code 1, or 130 when stopped by Ctrl-C.
 
-    `sections` lists its commands under headings.
+    `sections` lists its commands under headings, with what they do.
     """
 
-    def __init__(self, *args: Any, sections: Mapping[str, Sequence[click.Command]] | None = None, **more: Any) -> None:
+    def __init__(self, *args: Any, sections: Mapping[str, Mapping[str, str]] | None = None, **more: Any) -> None:
         super().__init__(*args, **more)
         self.sections = sections or {}
-        for command in (command for commands in self.sections.values() for command in commands):
-            self.add_command(command)
+        if sections is not None:
+            self.commands = Commands({name: text for listed in sections.values() for name, text in listed.items()})
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        width = max((len(name) for name in self.commands), default=0)
-        for title, commands in self.sections.items():
+        width = max((len(name) for listed in self.sections.values() for name in listed), default=0)
+        for title, listed in self.sections.items():
             with formatter.section(title):
-                formatter.write_dl([(f"{command.name:<{width}}", command.short_help or "") for command in commands])
+                formatter.write_dl([(f"{name:<{width}}", text) for name, text in listed.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -101,7 +110,10 @@ class Cli(click.Group):
     def _error_status(self, args: Sequence[str] | None) -> int:
         """The exit code of an error: a command may have its own, where 1 is one of its answers."""
         words = sys.argv[1:] if args is None else args
-        return getattr(self.commands.get(words[0]) if words else None, "error_status", FAILED)
+        try:
+            return getattr(self.commands.get(words[0]) if words else None, "error_status", FAILED)
+        except ImportError:  # told where the command is called
+            return FAILED
 
 
 def describe_os_error(error: OSError) -> str:
@@ -163,14 +175,41 @@ Examples:
   quantprobe report model-BF16.run
   quantprobe COMMAND --help
 """
-SECTIONS: Mapping[str, Sequence[click.Command]] = {
-    "Make": (imatrix, quantize),
-    "Measure": (sweep, capture, compare, demo),
-    "Check files": (inspect, validate),
-    "Read the results": (flips, report, study, diff),
-    "Bring results from elsewhere": (direction, import_results, kld),
-    "Plan and check": (plan, make_task, show_item, devices, completion),
+SECTIONS: Mapping[str, Mapping[str, str]] = {
+    "Make": {
+        "imatrix": "Collect, show, merge, compare and convert importance matrices.",
+        "quantize": "Make a cohort of quants, with their sizes predicted first.",
+    },
+    "Measure": {
+        "sweep": "Measure quants against their base: the main command.",
+        "capture": "Store the base's output, to compare quants later or elsewhere.",
+        "compare": "Compare quants with a captured base.",
+        "demo": "Make quants of a small model, measure them, explain the results.",
+    },
+    "Check files": {
+        "inspect": "Show what model files are made of, and how they differ from their base.",
+        "validate": "Check that model files are whole, sound, and fit to be published.",
+    },
+    "Read the results": {
+        "flips": "List the questions whose answer changed, largest shift first.",
+        "report": "Write the HTML page, the plots and the model card of a run.",
+        "study": "Ask whether fidelity predicts accuracy, and which quant to take.",
+        "diff": "Compare two runs of the same quants: what moved beyond noise.",
+    },
+    "Bring results from elsewhere": {
+        "direction": "Compare answers produced by another program.",
+        "import": "Turn llama-perplexity logs or a published CSV into a run.",
+        "kld": "Exchange base files with llama-perplexity --kl-divergence-base.",
+    },
+    "Plan and check": {
+        "plan": "Show what N questions can detect, before you run them.",
+        "make-task": "Make multiple-choice questions from any text.",
+        "show-item": "Show the exact text and tokens of a question, and which are scored.",
+        "devices": "List the backends and devices that llama.cpp can use here.",
+        "completion": "Print a completion script for your shell.",
+    },
 }
+"""Every command under its heading, with what `--help` says of it; its module is imported when it is called."""
 
 
 @click.group(

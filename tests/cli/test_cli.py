@@ -22,6 +22,7 @@ from rich.console import Console
 from road_cases import error_line, fail, files, results, run, succeed, write_letters
 from tiny_gguf import write_tiny
 
+from quantprobe.cli import commands as commands_package
 from quantprobe.cli.main import SECTIONS, Cli, cli
 from quantprobe.cli.shared.progress import NotesOnly, open_progress
 from quantprobe.errors import EngineError, MismatchError
@@ -207,7 +208,7 @@ def failing(error: BaseException) -> Cli:
     def work() -> None:
         raise error
 
-    return Cli("quantprobe", sections={"All": (work,)})
+    return Cli("quantprobe", commands=[work])
 
 
 @pytest.mark.parametrize(
@@ -256,11 +257,26 @@ def test_every_help_has_an_example_of_its_own(path: tuple[str, ...]) -> None:
 
 def test_every_command_is_listed_under_one_heading() -> None:
     text = run("--help").stdout
-    listed = [command for commands in SECTIONS.values() for command in commands]
-    assert {command.name for command in listed} == set(cli.commands) and len(listed) == len(cli.commands)
-    for title, commands in SECTIONS.items():
+    modules = {path.stem for path in Path(commands_package.__file__).parent.glob("[a-z]*.py")}
+    listed = [name for names in SECTIONS.values() for name in names]
+    assert {name.replace("-", "_") for name in listed} == {module.rstrip("_") for module in modules}
+    assert len(listed) == len(set(listed)) == len(cli.commands)
+    for title, names in SECTIONS.items():
         assert f"{title}:\n" in text
-        assert all(f"  {command.name} " in text and command.short_help for command in commands)
+        assert all(f"  {name} " in text and cli.commands[name].short_help == words for name, words in names.items())
+
+
+def test_the_list_of_commands_imports_none_of_them() -> None:
+    code = (
+        "import sys\n"
+        "from quantprobe.cli.main import main\n"
+        "sys.argv = ['quantprobe', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "slow = {'numpy', 'rich', 'psutil', 'msgspec', 'quantprobe.settings'} & set(sys.modules)\n"
+        "assert not slow and not [name for name in sys.modules if name.startswith('quantprobe.cli.commands')], slow\n"
+    )
+    done = python(code)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from quantprobe.sweep import Inputs
 
 
-@click.command(short_help="Store the base's output, to compare quants later or elsewhere.")
+@click.command()
 @base_argument
 @input_options
 @click.option("-o", "--out", type=PathType(), help="Capture folder.  [default: the base's name + .qpc]")

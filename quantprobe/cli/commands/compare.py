@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from quantprobe.sweep import Budget
 
 
-@click.command(short_help="Compare quants with a captured base.")
+@click.command()
 @click.argument("capture", type=PathType())
 @quants_argument
 @click.option("-o", "--out", "run", type=PathType(), help="Run folder.  [default: the capture's name + .run]")

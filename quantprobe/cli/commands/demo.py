@@ -28,7 +28,7 @@ N_QUESTIONS: int | None = None
 TEXT_NAME, TASK_NAME = "python-topics", "builtin"
 
 
-@click.command(short_help="Make quants of a small model, measure them, explain the results.")
+@click.command()
 @click.option(
     "-o", "--out", type=PathType(), default="quantprobe-demo", show_default=True, help="Folder for all files."
 )

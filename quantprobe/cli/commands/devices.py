@@ -10,7 +10,7 @@ from quantprobe.cli.shared.options import json_option
 from quantprobe.cli.shared.output import open_output
 
 
-@click.command(short_help="List the backends and devices that llama.cpp can use here.")
+@click.command()
 @json_option
 def devices(json_path: str | None) -> None:
     """List the devices that llama.cpp can use on this machine, their memory, and the CPU's features.

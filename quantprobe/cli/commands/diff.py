@@ -10,7 +10,7 @@ from quantprobe.cli.shared.options import PathType, json_option
 from quantprobe.cli.shared.output import open_output
 
 
-@click.command(short_help="Compare two runs of the same quants: what moved beyond noise.")
+@click.command()
 @click.argument("run_a", type=PathType())
 @click.argument("run_b", type=PathType())
 @json_option

@@ -14,7 +14,7 @@ from quantprobe.cli.shared.run_files import finish_run
 from quantprobe.probes.grouping import GROUPINGS
 
 
-@click.command(short_help="Compare answers produced by another program.")
+@click.command()
 @click.argument("base", type=PathType(), metavar="BASE_ANSWERS")
 @click.argument("quants", nargs=-1, required=True, metavar="[QUANT=]QUANT_ANSWERS...")
 @click.option("--task", metavar="NAME", help="Name of the task.  [default: that of the base's file]")

@@ -10,7 +10,7 @@ from quantprobe.cli.shared.options import PathType, json_option
 from quantprobe.cli.shared.output import open_output
 
 
-@click.command(short_help="List the questions whose answer changed, largest shift first.")
+@click.command()
 @click.argument("run", type=PathType())
 @click.argument("quant")
 @click.option("--task", metavar="NAME", help="Only this task.  [default: all]")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from quantprobe.settings import Settings
 
 
-@click.group(short_help="Collect, show, merge, compare and convert importance matrices.")
+@click.group()
 def imatrix() -> None:
     """Importance matrices: what the inputs of a model's weights look like on a text, for quantizing.
 

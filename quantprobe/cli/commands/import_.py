@@ -13,7 +13,7 @@ from quantprobe.cli.shared.output import echo
 from quantprobe.errors import InputError
 
 
-@click.command("import", short_help="Turn llama-perplexity logs or a published CSV into a run.")
+@click.command("import")
 @click.argument("files", nargs=-1, required=True, metavar="[QUANT=]FILE...")
 @click.option("-o", "--out", "run", type=PathType(), required=True, metavar="RUN", help="New run folder to write.")
 @click.option(

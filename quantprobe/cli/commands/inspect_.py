@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from quantprobe.checks.inspection import Inspection
 
 
-@click.command("inspect", short_help="Show what model files are made of, and how they differ from their base.")
+@click.command("inspect")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option(
     "--base",

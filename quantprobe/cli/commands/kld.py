@@ -12,7 +12,7 @@ from quantprobe.cli.shared.output import echo
 from quantprobe.cli.shared.progress import open_progress
 
 
-@click.group(short_help="Exchange base files with llama-perplexity --kl-divergence-base.")
+@click.group()
 def kld() -> None:
     """Import and export the base files of llama-perplexity --kl-divergence-base.
 

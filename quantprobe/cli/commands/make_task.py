@@ -11,7 +11,7 @@ from quantprobe.cli.shared.options import PathType, json_option
 from quantprobe.cli.shared.output import open_output
 
 
-@click.command("make-task", short_help="Make multiple-choice questions from any text.")
+@click.command("make-task")
 @click.argument("text", type=PathType())
 @click.option("-o", "--out", type=PathType(), required=True, metavar="FILE", help="Question file to write (JSONL).")
 @click.option(

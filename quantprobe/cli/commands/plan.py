@@ -12,7 +12,7 @@ from quantprobe.cli.shared.options import equivalence_margin_option, json_option
 from quantprobe.cli.shared.output import open_output
 
 
-@click.command(short_help="Show what N questions can detect, before you run them.")
+@click.command()
 @click.option(
     "-n",
     "--items",

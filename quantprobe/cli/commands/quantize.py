@@ -34,7 +34,7 @@ class ByteSize(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return int(text[:-1]) * scale
 
 
-@click.command(short_help="Make a cohort of quants, with their sizes predicted first.")
+@click.command()
 @base_argument
 @types_option(required=True)
 @imatrix_option

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from quantprobe.study.findings import Findings
 
 
-@click.command(short_help="Write the HTML page, the plots and the model card of a run.")
+@click.command()
 @runs_argument
 @click.option("-o", "--out", type=PathType(), help="Folder of the report.  [default: RUN/report]")
 @click.option("--no-study", is_flag=True, help="Leave out the study: no correlations, no silent zone.")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from quantprobe.sweep.show import ShownItem, ShownToken
 
 
-@click.command("show-item", short_help="Show the exact text and tokens of a question, and which are scored.")
+@click.command("show-item")
 @click.argument("model", type=PathType(), metavar="GGUF")
 @click.argument("items", nargs=-1, metavar="[ITEM]...")
 @click.option("--task", required=True, metavar="FILE", help="Question file, or an MMLU folder.")

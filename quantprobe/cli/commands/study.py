@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from quantprobe.study.findings import Findings
 
 
-@click.command(short_help="Ask whether fidelity predicts accuracy, and which quant to take.")
+@click.command()
 @runs_argument
 @click.option("-o", "--out", type=PathType(), help="File for the findings.  [default: RUN/study.json]")
 @study_options

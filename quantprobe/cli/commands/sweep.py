@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from quantprobe.sweep import Budget, Inputs
 
 
-@click.command(short_help="Measure quants against their base: the main command.")
+@click.command()
 @base_argument
 @click.argument("quants", nargs=-1, metavar="[QUANT]...")
 @input_options

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from quantprobe.settings import Settings
 
 
-@click.command(short_help="Check that model files are whole, sound, and fit to be published.")
+@click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--base", type=PathType(), metavar="GGUF", help="The model that the files were made from.")
 @click.option(
