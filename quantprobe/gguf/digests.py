@@ -18,10 +18,9 @@ from pathlib import Path
 
 import platformdirs
 
+from quantprobe.gguf.header import SETTLED_SECONDS
 from quantprobe.gguf.parts import hash_files
 
-SETTLED_SECONDS = 2.0
-"""The coarsest clock of a file system in use, that of FAT."""
 OFF = "QUANTPROBE_NO_CACHE"
 
 Stamp = list[list[str | int]]

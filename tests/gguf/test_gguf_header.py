@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -17,7 +18,16 @@ from hypothesis import strategies as st
 from tiny_gguf import ARCHS, truncate, write_tiny
 
 from quantprobe.errors import FileFormatError, InputError, QuantprobeError
-from quantprobe.gguf.header import ArrayField, Cursor, Header, parse_header, read_header
+from quantprobe.gguf import header as header_module
+from quantprobe.gguf.header import (
+    ArrayField,
+    Cursor,
+    Header,
+    count_short_strings,
+    parse_header,
+    read_header,
+    skip_strings,
+)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +141,7 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "nested array": (gguf_bytes(string("k") + struct.pack("<IIQ", 9, 9, 1), 1), "unknown element type 9"),
     "string past the end": (
         gguf_bytes(string("k") + struct.pack("<IIQ", 9, 8, 2) + string("a") + struct.pack("<Q", 99), 1),
-        "string 1 of 2 in k runs 99 bytes past the end",
+        "string 1 of 2 in k at byte 66 takes 99 bytes and the file ends at byte 66",
     ),
     "alignment 3": (
         gguf_bytes(string("general.alignment") + struct.pack("<II", 4, 3), 1),
@@ -173,7 +183,7 @@ def test_shrinking_file_is_named(tiny: Path) -> None:
     """Whatever the size said when the file was opened, fewer bytes are an error and not a wrong header."""
     data = tiny.read_bytes()
     for n in range(4, min(t.offset for t in read_header(tiny).tensors.values()) - 32, 11):
-        with pytest.raises(FileFormatError, match=r"shrank|past the end"):
+        with pytest.raises(FileFormatError, match=r"shrank|the file ends"):
             parse_header(Cursor(tiny, io.BytesIO(data[:n]), len(data)))
 
 
@@ -230,3 +240,35 @@ def test_changed_weights_leave_the_header_alone(tiny: Path) -> None:
     first = min(t.offset for t in before.tensors.values())
     content[first:] = bytes(b ^ 0xFF for b in content[first:])
     assert parse(bytes(content)) == before
+
+
+def strings(kind: str, n: int) -> list[bytes]:
+    """Of the lengths that vocabularies have; with zero bytes, empty, or long ones among them."""
+    rng = np.random.default_rng(len(kind))
+    low, high = (0, 40) if kind == "empty" else (1, 600 if kind == "long" else 40)
+    lengths = np.zeros(n, int) if kind == "all empty" else rng.integers(low, high, n)
+    return [rng.integers(kind == "plain", 2 if kind == "zeros" else 256, length, dtype=np.uint8).tobytes() for length in lengths]
+
+
+@pytest.mark.parametrize("kind", ["plain", "empty", "long", "zeros", "all empty"])
+def test_strings_are_stepped_over_in_bulk(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the byte where the one after the last begins, whatever they hold and wherever a piece ends."""
+    written = b"".join(struct.pack("<Q", len(one)) + one for one in strings(kind, 3000))
+    for piece in (64, 1000, 1 << 18):
+        monkeypatch.setattr(header_module, "PIECE", piece)
+        cursor = Cursor(Path("m.gguf"), io.BytesIO(written + b"more"), len(written) + 4)
+        skip_strings(cursor, 3000, "k")
+        assert cursor.position == len(written) and cursor.take(4, "the rest") == b"more"
+    n, end = count_short_strings(written, 10**6)
+    assert (n == 3000 and end == len(written)) == (kind == "plain")
+
+
+def test_a_header_is_parsed_once_while_the_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_tiny(tmp_path / "m.gguf", n_layer=1)
+    os.utime(path, (1e9, 1e9))
+    assert read_header(path) is not read_header(path)  # the file itself is too young: its other time says so
+    monkeypatch.setattr(header_module, "SETTLED_SECONDS", -1e9)
+    known = read_header(path)
+    assert read_header(path) is known
+    os.utime(path, (1e9, 2e9))
+    assert read_header(path) is not known
