@@ -247,7 +247,8 @@ def strings(kind: str, n: int) -> list[bytes]:
     rng = np.random.default_rng(len(kind))
     low, high = (0, 40) if kind == "empty" else (1, 600 if kind == "long" else 40)
     lengths = np.zeros(n, int) if kind == "all empty" else rng.integers(low, high, n)
-    return [rng.integers(kind == "plain", 2 if kind == "zeros" else 256, length, dtype=np.uint8).tobytes() for length in lengths]
+    least, most = int(kind == "plain"), 2 if kind == "zeros" else 256
+    return [rng.integers(least, most, length, dtype=np.uint8).tobytes() for length in lengths]
 
 
 @pytest.mark.parametrize("kind", ["plain", "empty", "long", "zeros", "all empty"])
