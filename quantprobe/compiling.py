@@ -7,6 +7,12 @@ from typing import Any, TypeVar, cast
 
 import numba
 
+
+def use_threads(n_threads: int) -> None:
+    """Let kernels called from this thread use so many threads, at most those that numba has; no bit depends on it."""
+    numba.set_num_threads(max(1, min(n_threads, numba.config.NUMBA_NUM_THREADS)))
+
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 

@@ -10,10 +10,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
-import psutil
-
 from quantprobe.errors import InputError
 from quantprobe.gguf.file_types import KV_TYPES
+from quantprobe.limits import usable_cores
 
 LLAMA_MAX_SEQ = 256
 """llama.cpp's own limit on sequences (llama_max_parallel_sequences)."""
@@ -301,8 +300,5 @@ def margin_of(recorded: Mapping[str, Any]) -> float | None:
 
 
 def default_threads() -> int:
-    """Physical cores that this process may use (llama.cpp's own default counts physical cores too)."""
-    usable = (
-        len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count() or 1
-    )
-    return max(1, min(psutil.cpu_count(logical=False) or usable, usable))
+    """Threads where none are asked for: one for each core that this process may use."""
+    return usable_cores()

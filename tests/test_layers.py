@@ -19,7 +19,7 @@ LAYERS = (
     *("engine", "checks", "sweep", "study", "imports", "report", "api", "cli"),
 )
 LAYER_OF = {
-    **dict.fromkeys(("names", "files", "locks", "compiling"), "arrays"),
+    **dict.fromkeys(("names", "files", "locks", "compiling", "limits"), "arrays"),
     "_native": "engine",
     "__main__": "cli",
 }

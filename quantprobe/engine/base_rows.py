@@ -15,6 +15,7 @@ from quantprobe.capture.logprobs import decode_logprobs
 from quantprobe.capture.store import Capture
 from quantprobe.engine.devices import Device
 from quantprobe.engine.head import Head, Post, unpack_rows
+from quantprobe.engine.logit_store import LogitStore, key_of
 from quantprobe.errors import EngineError
 from quantprobe.metrics.rows import llama_row_metrics, row_metrics
 
@@ -25,18 +26,29 @@ class BaseRows:
     One per capture: it holds the output matrix of `hidden` captures. The arrays it returns are gone at the next call.
     """
 
-    def __init__(self, kind: str, n_vocab: int, head: Head | None) -> None:
+    def __init__(self, kind: str, n_vocab: int, head: Head | None, store: LogitStore | None = None) -> None:
         self.kind = kind
         self.n_vocab = n_vocab
         self._head = head
+        self._store = store
 
     def logits(self, stored: NDArray[Any], row_dtype: str) -> Float32Array:
         """`[n_rows, n_vocab]` float32: logits of a `hidden` capture, log-probabilities of the other kinds."""
         if self._head is not None:
-            return self._head.compute(unpack_rows(stored, row_dtype))
+            return self._product(self._head, stored, row_dtype)
         if self.kind == "llama_kld":
             return decode_records(np.ascontiguousarray(stored), self.n_vocab)
         return decode_logprobs(np.ascontiguousarray(stored))
+
+    def _product(self, head: Head, stored: NDArray[Any], row_dtype: str) -> Float32Array:
+        if self._store is None:
+            return head.compute(unpack_rows(stored, row_dtype))
+        key = key_of(stored, row_dtype)
+        found = self._store.find(key)
+        if found is None:
+            found = head.compute(unpack_rows(stored, row_dtype))
+            self._store.keep(key, found)
+        return found
 
     def compare(
         self, stored: NDArray[Any], row_dtype: str, quant: Float32Array, targets: Int32Array, llama_compat: bool = False
@@ -54,12 +66,14 @@ def open_base_rows(
     base_model: Path | None,
     n_rows: int = 0,
     on_note: Callable[[str], None] | None = None,
+    store: LogitStore | None = None,
 ) -> BaseRows:
     """The rows of a finished capture, multiplied on the device where it was made if that is one of `devices`, else on
     the first of them that has room for the output matrix and `n_rows` rows of logits; those that have not are told.
 
     `base_model` names the base's GGUF if it is no longer where it was captured; an embedded head needs none. The head's
-    bytes are checked against the digest in the capture. Raises `EngineError` if no device has room.
+    bytes are checked against the digest in the capture. `store` keeps products of the CPU for the next quants; another
+    device makes them faster than this. Raises `EngineError` if no device has room.
     """
     reference = capture.meta.head
     n_vocab = capture.meta.n_vocab
@@ -78,5 +92,5 @@ def open_base_rows(
             if on_note is not None:
                 on_note(f"{error}; trying the next device, whose products may differ from the base's by rounding")
             continue
-        return BaseRows(capture.meta.kind, n_vocab, head)
+        return BaseRows(capture.meta.kind, n_vocab, head, store if device.kind == "CPU" else None)
     raise EngineError(f"there is no device for the output matrix of {capture.path}")

@@ -18,6 +18,7 @@ from quantprobe.capture.probe_files import Probe
 from quantprobe.capture.row_writer import RowWriter
 from quantprobe.capture.store import Capture
 from quantprobe.capture.writer import CaptureWriter
+from quantprobe.compiling import use_threads
 from quantprobe.engine.base_rows import BaseRows
 from quantprobe.engine.devices import Device, list_devices
 from quantprobe.engine.head import Head, HeadFit, Post, fit_head, pack_rows
@@ -69,6 +70,7 @@ class BaseDecode:
         self.n_rows = block_rows(model.n_vocab, model.settings.n_ubatch_used)
         self.devices = output_devices(list_devices(), model.settings, info.n_layer, model.output_device)
         self.n_threads = model.settings.n_threads or 1
+        use_threads(self.n_threads)
         self.check_every = 1
         self._begun: tuple[Block, Generator[Block, None, None]] | None = None
         self.asked_for = kind or (begun.kind if begun is not None else None)

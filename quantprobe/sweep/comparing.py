@@ -112,6 +112,7 @@ def compare_quants(
     measured = with_findings(measure_lines(measuring, lines, plan, of_tasks), findings)
     if demand is not None:
         measured += demand.measure(plan, of_tasks, lines_of_files)
+    measuring.forget_logits()
     any_info = lines[0].info if lines or workshop is None else read_measurable(workshop.base)
     with locked(folder.results_lock, lambda: progress.note(f"another process is writing {folder.results}; waiting")):
         # read again: another process may have added to it

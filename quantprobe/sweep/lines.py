@@ -67,8 +67,9 @@ def plan_lines(measuring: Measuring, lines: Sequence[Line], n_unmade: int, in_pa
     enough.
     """
     left: list[Probe] = n_unmade * list(measuring.probes)
-    for line in lines:
-        left += measuring.under(line.variant).left(line.info.identity(), in_part)
+    of_lines = [measuring.under(line.variant).left(line.info.identity(), in_part) for line in lines]
+    measuring.n_lines_left = n_unmade + sum(bool(probes) for probes in of_lines)
+    left += [probe for probes in of_lines for probe in probes]
     n_every = (len(lines) + n_unmade) * len(measuring.probes)
     if left:
         measuring.progress.plan(len(left), sum(measuring.n_tokens(probe) for probe in left))

@@ -15,8 +15,10 @@ import numpy as np
 from quantprobe.arrays import Int64Array
 from quantprobe.capture.probe_files import Probe
 from quantprobe.capture.store import Capture
+from quantprobe.compiling import use_threads
 from quantprobe.engine.base_rows import BaseRows, open_base_rows
 from quantprobe.engine.devices import list_devices
+from quantprobe.engine.logit_store import LogitStore
 from quantprobe.engine.model import Model
 from quantprobe.engine.placement import output_devices
 from quantprobe.engine.plan import block_rows
@@ -102,6 +104,9 @@ class Measuring:
         self.precision = precision
         self._probes: dict[str, Probe] = {}
         self._base_rows: list[BaseRows] = []  # at most one, which all lines of the results share
+        self.n_lines_left = 1
+        """Lines of the results that are still to be decoded: the base's logits are kept for several."""
+        use_threads(self.settings.n_threads or 1)
         every = [entry.name for entry in capture.meta.probes]
         self.probes = [self.probe(name) for name in (every if names is None else names)]
 
@@ -126,6 +131,7 @@ class Measuring:
                 self.base_model,
                 block_rows(self.capture.meta.n_vocab, self.settings.n_ubatch_used),
                 self.progress.note,
+                LogitStore.within_memory() if self.n_lines_left > 1 else None,
             )
             self._base_rows.append(opened)
         return self._base_rows[0]
@@ -145,6 +151,10 @@ class Measuring:
         `in_part`: whether a part of a task's questions may be enough.
         """
         return [probe for probe in self.probes if not self._is_measured(quant, probe, in_part)]
+
+    def forget_logits(self) -> None:
+        """Give back what the base's logits took, once the last line is measured."""
+        self._base_rows.clear()
 
     def _is_measured(self, quant: ModelIdentity, probe: Probe, in_part: bool) -> bool:
         found = read_arrays(self.rows_path(quant, probe), self._rows_key(quant, probe), (), ("decoded", "windows"))
