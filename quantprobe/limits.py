@@ -21,12 +21,14 @@ def usable_cores() -> int:
     if hasattr(psutil.Process, "cpu_affinity"):
         bound = len(psutil.Process().cpu_affinity())
     physical: int = psutil.cpu_count(logical=False) or bound
-    return max(1, min(physical, bound, math.ceil(min(_quotas(), default=bound))))
+    share = math.ceil(min(_quotas(), default=float(bound)))
+    return max(1, min(physical, bound, share))
 
 
 def available_bytes() -> int:
     """Memory that can be had without swapping, within the process's control group."""
-    return max(0, min([psutil.virtual_memory().available, *_free_in_groups()]))
+    free: int = psutil.virtual_memory().available
+    return max(0, min([free, *_free_in_groups()]))
 
 
 def _quotas() -> Iterator[float]:
