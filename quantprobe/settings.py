@@ -158,7 +158,7 @@ class Settings:
 
     n_ctx: int = setting(
         512, "-c", "--ctx-size", kind=whole_number(4), moves_logits=True,
-        help="Tokens in a window; the second half of each is scored.",
+        help="Tokens in a window; the second half of each is scored, unless --score-from says otherwise.",
     )  # fmt: skip
     n_batch: int = setting(
         2048, "-b", "--batch-size", kind=whole_number(MIN_BATCH), moves_logits=False,
@@ -268,6 +268,7 @@ FACTS: Mapping[str, bool] = {
     "tasks": True,
     "n_chunks": True,
     "parse_special": True,
+    "score_from": True,
     "score": False,  # what it says is in the digest of each file of chats
     "devices": False,
     "quantprobe_version": False,

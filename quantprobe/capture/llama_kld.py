@@ -190,6 +190,11 @@ def write_kld(path: Path, probe: TextProbe, n_vocab: int, records: Iterable[UInt
 
     Raises `MismatchError` if the blocks are not the rows of the probe, `InputError` if the disk refuses.
     """
+    if probe.score_from is not None:
+        raise MismatchError(
+            f"{probe.name!r} is scored from position {probe.first} on, and a base file of llama.cpp holds the second "
+            "half of each window; capture without --score-from"
+        )
     partial = path.with_name(path.name + ".partial")
     width = record_width(n_vocab)
     n_rows = 0

@@ -17,7 +17,7 @@ from quantprobe.capture.meta import ProbeEntry
 from quantprobe.errors import FileFormatError, InputError
 from quantprobe.probes.grouping import UNGROUPED, check_grouping
 from quantprobe.probes.items import ChoiceItem, TaskProbe
-from quantprobe.probes.text import Cut, TextProbe, Windows, ragged_probe
+from quantprobe.probes.text import Cut, TextProbe, Windows, check_score_from, ragged_probe
 
 Probe: TypeAlias = TextProbe | TaskProbe
 _DAMAGE = (InputError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
@@ -39,6 +39,8 @@ def encode_probe(probe: Probe) -> bytes:
         header = {"name": probe.name, "bos": probe.bos, "n_ctx": probe.n_ctx}
         if probe.own is not None:
             header["own"] = _own_header(probe.own)
+        if probe.score_from is not None:
+            header["score_from"] = probe.score_from
         sequences = [window[:length] for window, length in zip(probe.tokens, probe.lengths(), strict=True)]
     else:
         items = [_item_header(item) for item in probe.items]
@@ -102,7 +104,8 @@ def decode_text(data: bytes, entry: ProbeEntry, where: str) -> TextProbe:
         if "own" in header:
             probe = _ragged(header, tokens)
         else:
-            probe = TextProbe(header["name"], tokens.reshape(-1, header["n_ctx"]), header["bos"])
+            score_from = check_score_from(header.get("score_from"), header["n_ctx"])
+            probe = TextProbe(header["name"], tokens.reshape(-1, header["n_ctx"]), header["bos"], score_from=score_from)
         _check(probe, entry, where)
     except _DAMAGE as error:
         raise _damaged(where, str(error)) from error

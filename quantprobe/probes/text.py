@@ -1,4 +1,4 @@
-"""Text probes: windows of one text, the second half of each scored, as llama-perplexity does."""
+"""Text probes: windows of one text, the second half of each scored, as llama-perplexity does, or more of it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import numpy as np
 
 from quantprobe.arrays import BoolArray, Int32Array, Int64Array
 from quantprobe.errors import InputError
+
+SECOND_HALF = "second half"
+"""What is scored of a window unless something else is asked for: llama-perplexity's convention."""
 
 MAX_CELLS = 1 << 28
 """Most tokens of windows of their own lengths, each counted as long as the longest: 1 GB in memory."""
@@ -61,7 +64,9 @@ class TextProbe:
     bos: int | None
     """Token that replaces the first of every window when it is decoded; None: no replacement."""
     own: Windows | None = None
-    """None: all windows are `n_ctx` long, and the second half of each is scored."""
+    """None: all windows are `n_ctx` long, and each is scored from one position on."""
+    score_from: int | None = None
+    """The first scored position of equal windows; None: the middle, as llama-perplexity has it."""
 
     @property
     def n_windows(self) -> int:
@@ -80,7 +85,7 @@ class TextProbe:
     @property
     def first(self) -> int:
         """First scored position of a window, where all are equal."""
-        return self.n_ctx // 2
+        return self.n_ctx // 2 if self.score_from is None else self.score_from
 
     @property
     def rows_per_window(self) -> int:
@@ -140,6 +145,8 @@ class TextProbe:
         if self.own is not None:
             digest.update(np.ascontiguousarray(self.own.lengths, dtype="<i4").tobytes())
             digest.update(np.packbits(self.own.scored).tobytes())
+        if self.score_from is not None:
+            digest.update(f"score_from {self.score_from}\n".encode())
         return digest.hexdigest()
 
 
@@ -196,12 +203,21 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def text_probe(name: str, tokens: Int32Array, n_ctx: int, n_chunks: int | None, bos: int | None) -> TextProbe:
+def text_probe(
+    name: str,
+    tokens: Int32Array,
+    n_ctx: int,
+    n_chunks: int | None,
+    bos: int | None,
+    score_from: int | None = None,
+) -> TextProbe:
     """Cut a tokenized text into windows of `n_ctx`; the tail is dropped.
 
     `tokens` is `[n_tokens]` int32, with the BOS that the tokenizer added, if any. At most `n_chunks`
-    windows are taken (None: all). Like llama-perplexity, at least two windows of text are asked for.
+    windows are taken (None: all). Like llama-perplexity, at least two windows of text are asked for, and predictions
+    are scored from the middle of each on, unless `score_from` names another position, counted from 0.
     """
+    score_from = check_score_from(score_from, n_ctx)
     if n_ctx < 4:
         raise InputError(f"--ctx-size {n_ctx} leaves nothing to score; use 4 or more (llama.cpp's default is 512)")
     if n_chunks is not None and n_chunks < 1:
@@ -215,4 +231,14 @@ def text_probe(name: str, tokens: Int32Array, n_ctx: int, n_chunks: int | None, 
     if n_chunks is not None:
         n_windows = min(n_windows, n_chunks)
     windows = np.ascontiguousarray(tokens[: n_windows * n_ctx], dtype=np.int32).reshape(n_windows, n_ctx)
-    return TextProbe(name=name, tokens=windows, bos=bos)
+    return TextProbe(name=name, tokens=windows, bos=bos, score_from=score_from)
+
+
+def check_score_from(score_from: int | None, n_ctx: int) -> int | None:
+    """The first scored position, None where that is the middle; raises `InputError` if no prediction is left."""
+    if score_from is not None and not 0 <= score_from <= n_ctx - 2:
+        raise InputError(
+            f"--score-from {score_from}: the last prediction that can be scored in a window of {n_ctx} tokens is at "
+            f"position {n_ctx - 2}"
+        )
+    return None if score_from == n_ctx // 2 else score_from

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantprobe.errors import MismatchError
+from quantprobe.probes.text import SECOND_HALF
 from quantprobe.settings import MACHINE, moves_logits
 
 PROBES = ("texts", "tasks")
 """Settings that describe one probe each: two runs may have measured other probes, but not one probe differently."""
-OF_TEXTS = ("n_chunks", "parse_special")
+OF_TEXTS = ("n_chunks", "parse_special", "score_from")
 """Settings that say how texts were cut and read: they do not matter where two runs share no text."""
 FEATURES = ("cpu_features", "gpu_features")
 """Facts that are long lists of words, of which most are equal."""
@@ -72,7 +73,7 @@ def _listed(words: set[str]) -> str:
 
 
 def _value(flat: Mapping[tuple[str, ...], Any], key: tuple[str, ...]) -> Any:
-    value = flat.get(key, NOT_SET)
+    value = flat.get(key, SECOND_HALF if key == ("score_from",) else NOT_SET)  # what records without it mean
     return NOT_KNOWN if key[0] in MAY_BE_UNKNOWN and value in (NOT_SET, None, "unknown") else value
 
 

@@ -100,6 +100,8 @@ class Inputs:
     """Most windows of each text; None: all."""
     parse_special: bool = False
     """Whether special tokens written in a text (chat templates) become tokens."""
+    score_from: int | None = None
+    """First scored position of a window of plain text; None: the middle."""
     score: str = ASSISTANT
     """Whose tokens count in files of chats, one of `quantprobe.probes.scores.SCORES`."""
     llama_compat: bool = False
@@ -150,7 +152,7 @@ def make_text_probe(model: Model, text: ReadText, inputs: Inputs, progress: Prog
     if text.conversations:
         return _make_chat_probe(model, text, inputs, progress)
     tokens = model.tokenize(text.text, add_special=True, parse_special=inputs.parse_special)
-    return text_probe(text.name, tokens, model.settings.n_ctx, inputs.n_chunks, model.bos)
+    return text_probe(text.name, tokens, model.settings.n_ctx, inputs.n_chunks, model.bos, inputs.score_from)
 
 
 def _make_chat_probe(model: Model, text: ReadText, inputs: Inputs, progress: Progress) -> TextProbe:

@@ -9,6 +9,7 @@ from typing import Any
 
 from quantprobe.capture.meta import OF_PROBES
 from quantprobe.gguf.model import ModelInfo
+from quantprobe.probes.text import SECOND_HALF, check_score_from
 from quantprobe.settings import Settings, moves_logits
 from quantprobe.sweep.inputs import Inputs, Progress, ReadText, chat_template, identify, read_measurable, read_texts
 from quantprobe.sweep.recorded import digest, record_settings
@@ -34,6 +35,8 @@ class Prepared:
 
     def _text_sources(self) -> dict[str, str]:
         cut = {"n_chunks": self.inputs.n_chunks, "parse_special": self.inputs.parse_special}
+        if self._score_from is not None:
+            cut["score_from"] = self._score_from
         whole = cut == {"n_chunks": None, "parse_special": False}
         found = {text.name: text.sha256 if whole else digest({"text": text.sha256, **cut}) for text in self.texts}
         # with the template, which the base's digest covers, the score says what a conversation is measured on
@@ -43,6 +46,10 @@ class Prepared:
             if text.conversations
         }
         return found | chats
+
+    @property
+    def _score_from(self) -> int | None:
+        return check_score_from(self.inputs.score_from, self.settings.n_ctx)
 
     def _task_sources(self) -> dict[str, str]:
         return {task.given.name: task.sha256 for task in self.tasks}
@@ -54,6 +61,7 @@ class Prepared:
             "texts": self._text_sources(),
             "n_chunks": self.inputs.n_chunks,
             "parse_special": self.inputs.parse_special,
+            "score_from": SECOND_HALF if self._score_from is None else self._score_from,
             "tasks": self._task_sources(),
             **({"score": self.inputs.score} if any(text.conversations for text in self.texts) else {}),
         }
@@ -67,6 +75,7 @@ class Prepared:
 
 def prepare(base: Path, inputs: Inputs, settings: Settings, progress: Progress) -> Prepared:
     """Read texts, questions and the base's identity."""
+    check_score_from(inputs.score_from, settings.n_ctx)
     info = read_measurable(base)
     texts, tasks = read_texts(inputs), read_tasks(inputs, progress)
     for task in tasks:

@@ -70,6 +70,9 @@ _TEXTS = stack(
                  help="Windows of each text (of chats, conversations) to measure.  [default: all]"),
     click.option("--parse-special", is_flag=True,
                  help="Read <|im_start|> and its like in texts as special tokens, not as plain text."),
+    click.option("--score-from", type=click.IntRange(min=0), metavar="N",
+                 help="First scored position of each window of a text, counted from 0; all from there on count.  "
+                 "[default: the middle, as llama-perplexity]"),
     click.option("--score", type=click.Choice(SCORES), default=ASSISTANT, show_default=True,
                  help="Which tokens of chats count: those that the assistant says, or all."),
 )  # fmt: skip
@@ -169,7 +172,7 @@ def input_options(command: Command) -> Command:
     @functools.wraps(command)
     def with_inputs(
         *args: Any, texts: Sequence[str], tasks: Sequence[str], prompting: Mapping[str, Any], n_chunks: int | None,
-        parse_special: bool, score: str, llama_compat: bool, **kwargs: Any,
+        parse_special: bool, score_from: int | None, score: str, llama_compat: bool, **kwargs: Any,
     ) -> Any:  # fmt: skip
         from quantprobe.sweep import Inputs
 
@@ -180,6 +183,7 @@ def input_options(command: Command) -> Command:
             tasks=named_tasks([file for file in named if file.kind == "task"], prompting),
             n_chunks=n_chunks,
             parse_special=parse_special,
+            score_from=score_from,
             score=score,
             llama_compat=llama_compat,
         )
