@@ -134,17 +134,37 @@ def plan_windows(probe: TextProbe, geometry: Geometry, done: BoolArray | None = 
 
 
 def _pieces(probe: TextProbe, geometry: Geometry) -> list[tuple[int, int]]:
-    """Ranges of positions of one window: at most `n_batch` tokens and `n_outputs` rows each."""
+    """Ranges of positions of one window: at most `n_batch` tokens and `n_outputs` rows each.
+
+    They are as few as these limits allow, and their rows as even as that many allow: a window of 512 tokens with room
+    for 165 rows is cut into 384 and 128 tokens with 128 and 127 rows.
+    """
     if geometry.n_seq > 1:
         return [(0, probe.n_ctx)]
+    cuts = _cuts(probe, geometry.n_batch, geometry.n_outputs)
+    n_scored = sum(high > probe.first for high in cuts[1:])
+    fewest = -(-probe.rows_per_window // n_scored)
+    # where tokens are the limit, and not rows, pieces stay as full as they can be
+    for n_rows in range(fewest, geometry.n_outputs) if geometry.n_outputs < geometry.n_batch else ():
+        even = _cuts(probe, geometry.n_batch, n_rows)
+        if len(even) == len(cuts):
+            cuts = even
+            break
+    if cuts[-1] - cuts[-2] == 1 and len(cuts) > 2:  # no token alone, see MIN_BATCH
+        cuts[-2] -= 1
+    return list(itertools.pairwise(cuts))
+
+
+def _cuts(probe: TextProbe, n_batch: int, n_rows: int) -> list[int]:
+    """The ends of pieces that are as long as `n_batch` tokens and `n_rows` rows let them be."""
     cuts = [0]
     while cuts[-1] < probe.n_ctx:
         low = cuts[-1]
         n_unscored = max(probe.first - low, 0)
-        cuts.append(min(low + geometry.n_batch, low + n_unscored + geometry.n_outputs, probe.n_ctx))
-    if cuts[-1] - cuts[-2] == 1 and len(cuts) > 2:  # no token alone, see MIN_BATCH
-        cuts[-2] -= 1
-    return list(itertools.pairwise(cuts))
+        # the last token has no row
+        most = min(low + n_batch, low + n_unscored + n_rows)
+        cuts.append(probe.n_ctx if most == probe.n_ctx - 1 and probe.n_ctx - low <= n_batch else min(most, probe.n_ctx))
+    return cuts
 
 
 def _window_step(

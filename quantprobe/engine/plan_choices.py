@@ -21,6 +21,7 @@ from itertools import groupby
 import numpy as np
 
 from quantprobe.arrays import BoolArray, Int32Array, Int64Array
+from quantprobe.engine.equal_parts import cut_equal
 from quantprobe.engine.plan import MAX_SEQ, Geometry, Step, block_rows, needed_steps
 from quantprobe.errors import InputError
 from quantprobe.probes.items import ChoiceItem, TaskProbe
@@ -28,6 +29,9 @@ from quantprobe.settings import LLAMA_MAX_SEQ, Settings
 
 MIN_HEADER = 32
 """Tokens that neighbours must share to be worth a sequence of their own."""
+
+POOL = 8
+"""Micro-batches of questions that recurrent and hybrid models have in memory together."""
 
 LLAMA_TASK_SEQ = 128
 """Most sequences that llama-perplexity has in a batch of HellaSwag or multiple choice."""
@@ -63,11 +67,12 @@ def n_naive_tokens(probe: TaskProbe) -> int:
     return sum(len(item.prefix) + len(branch) for item in probe.items for branch in item.branches[: item.n_choices])
 
 
-def choice_geometry(probe: TaskProbe, settings: Settings, n_vocab: int) -> Geometry:
+def choice_geometry(probe: TaskProbe, settings: Settings, n_vocab: int, equal_lengths: bool = False) -> Geometry:
     """The context for a task: one buffer that all sequences share.
 
     It holds the longest header and one micro-batch of questions: attention looks at every used cell, masked or not, so
-    more cells cost more than fuller batches gain. A longer question is a group of its own.
+    more cells cost more than fuller batches gain. A longer question is a group of its own. With `equal_lengths` it
+    holds `POOL` micro-batches, for only many questions have parts of one length.
     """
     n_ubatch = min(settings.n_ubatch, settings.n_batch)
     n_branches = max(len(item.branches) for item in probe.items)
@@ -77,8 +82,9 @@ def choice_geometry(probe: TaskProbe, settings: Settings, n_vocab: int) -> Geome
         return _llama_geometry(probe, settings, settings.n_parallel, n_branches)
     # one for the header, one for the company of a token that would be alone
     n_seq = max(MAX_SEQ + 1, n_branches + 3)
+    n_pool = n_ubatch * (POOL if equal_lengths else 1)
     n_cells = [
-        n_header + max(n_ubatch, max(n_item_tokens(probe.items[number]) - n_header for number in run) + 1)
+        n_header + max(n_pool, max(n_item_tokens(probe.items[number]) - n_header for number in run) + 1)
         for run, n_header in _runs(probe.items)
     ]
     return Geometry(
@@ -133,7 +139,8 @@ def plan_choices(
         header = _Piece(0, 0, probe.items[run[0]].prefix[:n_header], np.full(n_header, -1, dtype=np.int64))
         ahead = list(_steps([header], geometry, equal_lengths, _Memory(clear=True))) if n_header else []
         n_used = 0
-        for group in _groups(probe.items, run, n_header, geometry, equal_lengths, like_llama):
+        order = sorted(run, key=lambda number: _shape(probe.items[number])) if equal_lengths else run
+        for group in _groups(probe.items, order, n_header, geometry, equal_lengths, like_llama):
             memory = _Memory(clear=not n_header, removes=tuple(range(1, n_used + 1)) if n_header else ())
             prefixes, branches, n_seqs = _lay_out(probe.items, offsets, group, n_header, like_llama)
             if equal_lengths:
@@ -211,8 +218,18 @@ def _n_common(a: Int32Array, b: Int32Array) -> int:
     return int(differs[0]) if len(differs) else n
 
 
+def _shape(item: ChoiceItem) -> tuple[int, int]:
+    """Questions of one prefix length are decoded together, and of these those of similar choices."""
+    return len(item.prefix), max(map(len, item.branches))
+
+
 def _groups(
-    items: Sequence[ChoiceItem], run: range, n_header: int, geometry: Geometry, equal_lengths: bool, like_llama: bool
+    items: Sequence[ChoiceItem],
+    run: Sequence[int],
+    n_header: int,
+    geometry: Geometry,
+    equal_lengths: bool,
+    like_llama: bool,
 ) -> Iterator[list[int]]:
     """Items of a run that fit the buffer and the sequences together; of ours, those that fit one micro-batch."""
     group: list[int] = []
@@ -220,7 +237,8 @@ def _groups(
     n_cells, n_seqs = n_header, 0 if like_llama else 1
     n_most_seqs = min(geometry.n_seq - 1, LLAMA_TASK_SEQ) if like_llama else geometry.n_seq - 1
     # with equal lengths a token in company may need a cell (`_in_company`)
-    n_most = geometry.n_ctx if like_llama else min(geometry.n_ctx, n_header + geometry.n_ubatch) - equal_lengths
+    n_micro = geometry.n_ubatch * (POOL if equal_lengths else 1)
+    n_most = geometry.n_ctx if like_llama else min(geometry.n_ctx, n_header + n_micro) - equal_lengths
     for number in run:
         cells = n_item_tokens(items[number], like_llama) - n_header
         seqs = n_item_seqs(items[number], like_llama)
@@ -336,16 +354,8 @@ def _full_batches(pieces: Sequence[_Piece], geometry: Geometry) -> Iterator[list
 
 
 def _equal_batches(pieces: Sequence[_Piece], geometry: Geometry) -> Iterator[list[_Piece]]:
-    """Batches of pieces of one length, each within one micro-batch."""
-    n_most = min(geometry.n_ubatch, geometry.n_outputs)
-    depth = 0
-    left = list(pieces)
-    while left:
-        parts = [piece.cut(depth, min(depth + n_most, len(piece.tokens))) for piece in left]
-        for length, same in groupby(sorted(parts, key=lambda part: len(part.tokens)), lambda part: len(part.tokens)):
-            alike = list(same)
-            n_together = max(1, n_most // length)
-            for begin in range(0, len(alike), n_together):
-                yield alike[begin : begin + n_together]
-        depth += n_most
-        left = [piece for piece in left if len(piece.tokens) > depth]
+    """Batches of parts of one length, each within one micro-batch; the parts of a piece come in their order."""
+    n_rows = sum(int((piece.row_ids >= 0).sum()) for piece in pieces)
+    n_most = geometry.n_ubatch if n_rows <= geometry.n_outputs else min(geometry.n_ubatch, geometry.n_outputs)
+    for batch in cut_equal([len(piece.tokens) for piece in pieces], n_most):
+        yield [pieces[part.number].cut(part.begin, part.end) for part in batch]

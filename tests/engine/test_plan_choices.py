@@ -160,7 +160,7 @@ def probes(draw: st.DrawFn) -> TaskProbe:
 @settings(max_examples=150, deadline=None)
 @given(probe=probes(), n_ubatch=st.integers(MIN_BATCH, 70), equal_lengths=st.booleans())
 def test_every_row_once_after_its_tokens(probe: TaskProbe, n_ubatch: int, equal_lengths: bool) -> None:
-    geometry = choice_geometry(probe, Settings(n_ubatch=n_ubatch), N_VOCAB)
+    geometry = choice_geometry(probe, Settings(n_ubatch=n_ubatch), N_VOCAB, equal_lengths)
     steps = check(probe, geometry, equal_lengths)
     assert n_decoded(steps) <= sum(n_item_tokens(item) for item in probe.items)
     assert n_decoded(steps) <= n_naive_tokens(probe)
@@ -187,7 +187,7 @@ def test_the_tightest_contexts_suffice(
 def test_a_shared_header_is_decoded_once(equal_lengths: bool) -> None:
     header = list(range(40))
     probe = make_probe([make_item([*header, 41 + i % 5, i % 7], [[1, 2], [3, 4, 5]]) for i in range(50)])
-    geometry = choice_geometry(probe, Settings(n_ubatch=64), N_VOCAB)
+    geometry = choice_geometry(probe, Settings(n_ubatch=64), N_VOCAB, equal_lengths)
     steps = check(probe, geometry, equal_lengths)
     assert len(steps) > 3, "the header has to outlive more than one group"
     assert n_decoded(steps) == 40 + 50 * (2 + 1 + 2)
@@ -208,7 +208,7 @@ def test_identical_questions_keep_their_own_rows(equal_lengths: bool) -> None:
     """The scored rows of the prefix belong to each question, also where everything is shared."""
     item = make_item(list(range(50)), [[1, 2], [3, 4]], n_prefix_rows=4)
     probe = make_probe([item, item, item])
-    steps = check(probe, choice_geometry(probe, Settings(), N_VOCAB), equal_lengths)
+    steps = check(probe, choice_geometry(probe, Settings(), N_VOCAB, equal_lengths), equal_lengths)
     assert n_decoded(steps) == 46 + 3 * (4 + 2)
 
 
@@ -225,7 +225,7 @@ def test_identical_questions_keep_their_own_rows(equal_lengths: bool) -> None:
     ids=["no prefix", "single tokens", "one choice", "longer than the buffer", "as many choices as llama.cpp takes"],
 )
 def test_odd_cases(probe: TaskProbe, equal_lengths: bool) -> None:
-    check(probe, choice_geometry(probe, Settings(n_ubatch=128), N_VOCAB), equal_lengths)
+    check(probe, choice_geometry(probe, Settings(n_ubatch=128), N_VOCAB, equal_lengths), equal_lengths)
 
 
 def test_nothing_to_decode_gives_no_step() -> None:
@@ -311,3 +311,18 @@ def test_plans_repeat() -> None:
     geometry = choice_geometry(make_probe(made), Settings(n_ubatch=64), N_VOCAB)
     first, second = (list(plan_choices(make_probe(made), geometry, True)) for _ in range(2))
     assert [step.row_ids.tolist() for step in first] == [step.row_ids.tolist() for step in second]
+
+
+def test_recurrent_models_decode_few_batches_more() -> None:
+    """Questions of the lengths that HellaSwag's have: at most twice the batches of attention models."""
+    rng = np.random.default_rng(0)
+    made = []
+    for number in range(500):
+        middle = rng.integers(8, 36)
+        branches = [[1] * int(n) for n in middle + rng.integers(0, 8, 4)]
+        made.append(make_item([1] * int(rng.integers(20, 70)), branches, name=str(number)))
+    probe = make_probe(made)
+    plain, equal = (
+        list(plan_choices(probe, choice_geometry(probe, Settings(), N_VOCAB, equal), equal)) for equal in (False, True)
+    )
+    assert len(equal) <= 2 * len(plain)
