@@ -320,7 +320,8 @@ def test_recurrent_models_decode_few_batches_more() -> None:
     for number in range(500):
         middle = rng.integers(8, 36)
         branches = [[1] * int(n) for n in middle + rng.integers(0, 8, 4)]
-        made.append(make_item([1] * int(rng.integers(20, 70)), branches, name=str(number)))
+        prefix = rng.integers(0, N_VOCAB, rng.integers(20, 70)).tolist()
+        made.append(make_item(prefix, branches, name=str(number)))
     probe = make_probe(made)
     plain, equal = (
         list(plan_choices(probe, choice_geometry(probe, Settings(), N_VOCAB, equal), equal)) for equal in (False, True)
