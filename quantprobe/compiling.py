@@ -1,16 +1,23 @@
-"""numba's compiler as this package uses it."""
+"""numba's compiler as this package uses it, imported by the first kernel: a finished run needs none."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-import numba
-
 
 def use_threads(n_threads: int) -> None:
     """Let kernels called from this thread use so many threads, at most those that numba has; no bit depends on it."""
+    import numba
+
     numba.set_num_threads(max(1, min(n_threads, numba.config.NUMBA_NUM_THREADS)))
+
+
+def n_kernel_threads() -> int:
+    """How many threads a kernel called from this thread uses."""
+    import numba
+
+    return int(numba.get_num_threads())
 
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -24,6 +31,8 @@ def compiled(*fastmath: str, parallel: bool = False, nogil: bool = False) -> Cal
     (a read-only installation, a service without a home), numba refuses to make the function at all.
     """
     options = {"error_model": "numpy", "fastmath": set(fastmath), "parallel": parallel, "nogil": nogil}
+
+    import numba
 
     def decorate(function: _Function) -> _Function:
         try:

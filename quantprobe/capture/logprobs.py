@@ -18,10 +18,10 @@ import numpy as np
 from numba import prange
 
 from quantprobe.arrays import Float32Array, UInt16Array
+from quantprobe.capture.meta import HEADER_WORDS
 from quantprobe.compiling import compiled
 from quantprobe.errors import MismatchError
 
-HEADER_WORDS = 4
 TOP_CODE = 65535
 N_STEPS = 65534
 ZERO_GAP = 745.0

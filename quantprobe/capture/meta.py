@@ -17,6 +17,9 @@ JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping
 OF_PROBES = frozenset((*PROBES, *OF_TEXTS))
 """Settings that say what was captured, not how."""
 
+HEADER_WORDS = 4
+"""Words of 16 bits before the codes of a row of log-probabilities."""
+
 ROW_DTYPES: Mapping[str, np.dtype[Any]] = {
     "float16": np.dtype("<f2"),
     "bfloat16": np.dtype("<u2"),  # the upper half of a float32; NumPy has no such type
@@ -146,7 +149,7 @@ def find_row_fault(kind: str, row_dtype: str, row_width: int, n_vocab: int) -> s
         return f"{kind} rows cannot be {row_dtype}; expected {' or '.join(KINDS[kind])}"
     if kind == "hidden":
         return None if row_width > 0 else f"rows of width {row_width} hold nothing"
-    expected = n_vocab + 4 if kind == "logprobs" else record_width(n_vocab)
+    expected = n_vocab + HEADER_WORDS if kind == "logprobs" else record_width(n_vocab)
     if row_width != expected:
         return f"{kind} rows of {n_vocab} tokens are {expected} words wide, not {row_width}"
     return None

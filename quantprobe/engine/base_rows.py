@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantprobe.arrays import Float32Array, Int32Array
-from quantprobe.capture.llama_kld import decode_records
-from quantprobe.capture.logprobs import decode_logprobs
 from quantprobe.capture.store import Capture
 from quantprobe.engine.devices import Device
 from quantprobe.engine.head import Head, Post, unpack_rows
@@ -36,6 +34,9 @@ class BaseRows:
         """`[n_rows, n_vocab]` float32: logits of a `hidden` capture, log-probabilities of the other kinds."""
         if self._head is not None:
             return self._product(self._head, stored, row_dtype)
+        from quantprobe.capture.llama_kld import decode_records
+        from quantprobe.capture.logprobs import decode_logprobs
+
         if self.kind == "llama_kld":
             return decode_records(np.ascontiguousarray(stored), self.n_vocab)
         return decode_logprobs(np.ascontiguousarray(stored))

@@ -22,7 +22,6 @@ from quantprobe.arrays import BoolArray
 from quantprobe.errors import FileFormatError, InputError
 from quantprobe.gguf.block_layouts import FORMATS, ScaleField, layout_of
 from quantprobe.gguf.header import TENSOR_TYPES
-from quantprobe.gguf.scan_kernels import field_keys, field_stats
 from quantprobe.gguf.tensors import PlacedTensor
 
 PIECE_BYTES = 4 << 20
@@ -151,6 +150,8 @@ class _Files:
 
 def _scan_piece(files: _Files, tensor: PlacedTensor, piece: _Piece) -> list[NDArray[np.int64]]:
     """The statistics of each field: `[n_bad, n_inf, highest finite key, sum of finite keys, n finite not zero]`."""
+    from quantprobe.gguf.scan_kernels import field_stats
+
     size = _block_bytes(tensor)
     data = files.read(tensor.path, tensor.tensor.offset + piece.start * size, piece.n * size)
     return [field_stats(data, size, field, piece.n) for field in layout_of(tensor.type_name)]
@@ -209,6 +210,8 @@ class _Totals:
         """The first block of a piece with a wanted key; the piece is read once more."""
         if piece is None:
             return None
+        from quantprobe.gguf.scan_kernels import field_keys
+
         size = _block_bytes(self.tensor)
         data = files.read(self.tensor.path, self.tensor.tensor.offset + piece.start * size, piece.n * size)
         return piece.start + int(np.argmax(wanted(field_keys(data, size, field, piece.n))))

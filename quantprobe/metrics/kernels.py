@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from quantprobe.arrays import Float32Array, FloatArray, Int32Array, Int64Array, UInt16Array
 from quantprobe.compiling import compiled
+from quantprobe.metrics.quantities import TOP_K
 from quantprobe.metrics.vector_math import fast_exp, fast_log, float32_of_bits
 
-TOP_K = 10
-"""Length of the lists whose overlap is counted."""
 FLOOR = -16.0
 """llama.cpp's KLD leaves out base log-probabilities at or below this."""
 

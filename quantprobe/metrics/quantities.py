@@ -14,6 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Generic, Literal, TypeVar
 
+TOP_K = 10
+"""Length of the lists whose overlap is counted."""
+
 Better = Literal["lower", "higher", "none"]
 """`none`: a count or a rate that says how much changed, not whether for the better."""
 Idea = Literal["ppl", "kld", "tail", "top", "probability", "accuracy", "direction", "volume", "test", "base", "count"]

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import threading
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from quantprobe.arrays import BoolArray, Float32Array, Int32Array, UInt16Array
+from quantprobe.compiling import n_kernel_threads
 from quantprobe.errors import MismatchError
-from quantprobe.metrics.kernels import TOP_K, compare_records, compare_rows
-from quantprobe.metrics.quantities import FLAG, ROW_QUANTITIES
+from quantprobe.metrics.quantities import FLAG, ROW_QUANTITIES, TOP_K
 
 __all__ = ["ROW_DTYPE", "TOP_K", "llama_row_metrics", "row_metrics", "token_drops", "token_leapfrogs"]
 
@@ -65,6 +64,8 @@ def row_metrics(base: Float32Array, quant: Float32Array, targets: Int32Array) ->
             "both need the same rows and the same vocabulary"
         )
     _check_targets(targets, *quant.shape)
+    from quantprobe.metrics.kernels import compare_rows
+
     out = np.zeros(len(quant), ROW_DTYPE)
     with _one_at_a_time:
         compare_rows(base, quant, targets, out, _n_slices(len(quant)))
@@ -110,6 +111,8 @@ def llama_row_metrics(records: UInt16Array, quant: Float32Array, targets: Int32A
             f"need contiguous uint16 {expected}"
         )
     _check_targets(targets, n_rows, n_vocab)
+    from quantprobe.metrics.kernels import compare_records
+
     headers = np.ascontiguousarray(records[:, :4]).view(np.float32)
     out = np.zeros(n_rows, ROW_DTYPE)
     with _one_at_a_time:
@@ -130,7 +133,7 @@ def token_leapfrogs(rows: NDArray[np.void]) -> BoolArray:
 
 
 def _n_slices(n_rows: int) -> int:
-    return max(1, min(int(numba.get_num_threads()), n_rows))
+    return max(1, min(n_kernel_threads(), n_rows))
 
 
 def _check_logits(name: str, block: Float32Array) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 
 from quantprobe.arrays import BoolArray, Float32Array, FloatArray, Int32Array, Int64Array
 from quantprobe.errors import MismatchError
-from quantprobe.metrics.kernels import log_normalisers
 from quantprobe.probes.items import ChoiceItem, TaskProbe
 from quantprobe.probes.rules import RULES, Rule, find_rule
 
@@ -109,6 +108,8 @@ def logprob_pairs(rows: Float32Array, row_of_pair: Int64Array, token_of_pair: In
         raise MismatchError(f"pairs ask for rows {row_of_pair.min()} to {row_of_pair.max()} of a block of {n_rows}")
     if len(token_of_pair) and not (token_of_pair.min() >= 0 and token_of_pair.max() < n_vocab):
         raise MismatchError(f"pairs ask for tokens up to {token_of_pair.max()} of a vocabulary of {n_vocab}")
+    from quantprobe.metrics.kernels import log_normalisers
+
     used = np.unique(row_of_pair)
     normalisers = np.full(n_rows, np.nan)
     log_normalisers(np.ascontiguousarray(rows), used, normalisers)

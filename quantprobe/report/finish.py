@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
+import quantprobe
 from quantprobe.files import write_text
 from quantprobe.locks import locked
 from quantprobe.report.notes import null_sentences, reading_notes, task_notes, text_notes, warnings
-from quantprobe.report.page.html import render_page
-from quantprobe.report.plots.fidelity import has_size_picture, size_picture
-from quantprobe.report.plots.style import write_picture
 from quantprobe.report.tables.categories import category_table
 from quantprobe.report.tables.csv_files import categories_csv, groups_csv, pairs_csv, tasks_csv, texts_csv
 from quantprobe.report.tables.markdown import bullets, escape_markdown, join_blocks, markdown_table
@@ -48,11 +48,52 @@ def _write_made(run: RunFolder) -> tuple[Cohort, tuple[str, ...]]:
     written = {name: text for name, text in files.items() if text}
     for name, text in written.items():
         write_text(run.path / name, text)
-    names = [run.results.name, *written, *_draw_pictures(cohort, run)]
-    if cohort.quants:
-        write_text(run.page, render_page(cohort, shifts=shifts))
-        names.append(run.page.relative_to(run.path).as_posix())
-    return cohort, tuple(names)
+    drawn = _draw(cohort, run, shifts) if cohort.quants else ()
+    return cohort, (run.results.name, *written, *drawn)
+
+
+def _draw(cohort: Cohort, run: RunFolder, shifts: Sequence[PairShift]) -> tuple[str, ...]:
+    """The names of the pictures and of the page, which are made if anything of the run has changed since.
+
+    The last line of the page is a comment with the digest of what it was made from, and the names of the pictures.
+    """
+    page = run.page.relative_to(run.path).as_posix()
+    made_from = f"<!-- made from {_digest(cohort, run, shifts)}: "
+    pictures = _pictures_made(run, made_from)
+    if pictures is None:
+        from quantprobe.report.page.html import render_page
+
+        pictures = _draw_pictures(cohort, run)
+        write_text(run.page, f"{render_page(cohort, shifts=shifts).rstrip()}\n{made_from}{' '.join(pictures)} -->\n")
+    return *pictures, page
+
+
+def _pictures_made(run: RunFolder, made_from: str) -> list[str] | None:
+    """The pictures beside the page, if it was made from the same and they are there; None if not."""
+    try:
+        with run.page.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 4096))
+            last = file.read().decode("utf-8", "replace").rstrip().rpartition("\n")[2]
+    except OSError:
+        return None
+    if not (last.startswith(made_from) and last.endswith("-->")):
+        return None
+    names = last[len(made_from) : -len("-->")].split()
+    return names if all((run.path / name).is_file() for name in names) else None
+
+
+def _digest(cohort: Cohort, run: RunFolder, shifts: Sequence[PairShift]) -> str:
+    """SHA-256 of the program's version and of everything that pictures and page are made from."""
+    digest = hashlib.sha256(f"{quantprobe.__version__} {shifts}".encode())
+    of_tasks = [run.questions(task) for task in cohort.tasks]
+    for path in (run.results, *sorted(cohort.items_files.values()), *of_tasks):
+        digest.update(f"{path.name}\n".encode())
+        digest.update(_content(path))
+    return digest.hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
 
 
 def results_markdown(cohort: Cohort, shifts: Sequence[PairShift] = ()) -> str:
@@ -75,5 +116,8 @@ def results_markdown(cohort: Cohort, shifts: Sequence[PairShift] = ()) -> str:
 
 def _draw_pictures(cohort: Cohort, run: RunFolder) -> list[str]:
     """KLD against size, one picture per text; its file name carries the text's name where there are several."""
+    from quantprobe.report.plots.fidelity import has_size_picture, size_picture
+    from quantprobe.report.plots.style import write_picture
+
     drawn = [size_picture(cohort, text) for text in cohort.texts if has_size_picture(cohort, text)]
     return [path.name for picture in drawn for path in write_picture(picture, run.path)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich.table import Table as RichTable
 
@@ -14,14 +15,15 @@ from quantprobe.report.tables.categories import category_table
 from quantprobe.report.tables.cells import Table
 from quantprobe.report.tables.markdown import bullets
 from quantprobe.report.tables.pairs import pair_tables
-from quantprobe.report.tables.study import correlation_table, ranking_table
 from quantprobe.report.tables.tasks import POOLED, overview_table, task_names, task_table
 from quantprobe.report.tables.terminal import terminal_tables
 from quantprobe.report.tables.texts import text_table
 from quantprobe.report.verdicts import verdict_lines
 from quantprobe.run.cohort import Cohort
-from quantprobe.study.findings import Findings
 from quantprobe.study.variants import compare_variants
+
+if TYPE_CHECKING:
+    from quantprobe.study.findings import Findings
 
 WIDTH = 100
 """Cells that the summary takes at most: what fits a laptop's terminal, a log and an issue on GitHub."""
@@ -63,6 +65,8 @@ def describe_run(cohort: Cohort, width: int | None = None, details: bool = False
 
 def describe_study(findings: Findings, width: int | None = None, details: bool = False) -> Iterator[RichTable | str]:
     """What the terminal shows of a study: the ranking, correlations, and the most important sentences first."""
+    from quantprobe.report.tables.study import correlation_table, ranking_table
+
     width = width if details else min(width or WIDTH, WIDTH)
     for table in (ranking_table(findings), correlation_table(findings, details)):
         if table is not None:

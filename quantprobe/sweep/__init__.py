@@ -5,7 +5,6 @@ from quantprobe.sweep.comparing import Outcome, captured_settings, compare_quant
 from quantprobe.sweep.deciding import Budget
 from quantprobe.sweep.inputs import Inputs, Progress, TaskInput, TextInput
 from quantprobe.sweep.job import sweep
-from quantprobe.sweep.kld_files import export_kld, import_kld
 from quantprobe.sweep.lines import cache_variants
 from quantprobe.sweep.making import Making, plan_making
 
@@ -21,8 +20,6 @@ __all__ = [
     "capture_base",
     "captured_settings",
     "compare_quants",
-    "export_kld",
-    "import_kld",
     "plan_making",
     "sweep",
 ]

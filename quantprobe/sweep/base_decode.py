@@ -12,8 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from quantprobe.arrays import BoolArray
-from quantprobe.capture.logprobs import HEADER_WORDS, encode_logprobs
-from quantprobe.capture.meta import CaptureMeta, HeadReference
+from quantprobe.capture.meta import HEADER_WORDS, CaptureMeta, HeadReference
 from quantprobe.capture.probe_files import Probe
 from quantprobe.capture.row_writer import RowWriter
 from quantprobe.capture.store import Capture
@@ -209,6 +208,8 @@ class BaseDecode:
 
     def _stored(self, block: Block, row_dtype: str) -> Any:
         if self.fit is None:
+            from quantprobe.capture.logprobs import encode_logprobs
+
             return encode_logprobs(block.logits)
         if block.hidden is None:
             raise QuantprobeError(

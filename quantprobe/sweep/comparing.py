@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+import quantprobe
 from quantprobe.capture.store import Capture
 from quantprobe.checks.before_sweep import file_findings
 from quantprobe.engine.plan_choices import n_naive_tokens
@@ -98,7 +99,7 @@ def compare_quants(
 
     def lines_of_files(files: Sequence[Path]) -> tuple[list[Line], Findings]:
         infos = identify_all(read_quants(files, capture.meta.base), progress)
-        findings = check_files(infos, capture, base_model, progress)
+        findings = check_files(infos, capture, base_model, progress, earlier)
         return [line for info in infos for line in lines_of(info, variants)], findings
 
     lines, findings = lines_of_files(quants)
@@ -154,11 +155,26 @@ def base_lines(here: Comparison, variants: Sequence[Variant]) -> list[Line]:
     return [] if info is None else lines_of(info, others)
 
 
-def check_files(infos: Sequence[ModelInfo], capture: Capture, base_model: Path | None, progress: Progress) -> Findings:
-    """What is odd or broken about the files; said at once, and kept beside the numbers."""
+def check_files(
+    infos: Sequence[ModelInfo],
+    capture: Capture,
+    base_model: Path | None,
+    progress: Progress,
+    earlier: Results | None = None,
+) -> Findings:
+    """What is odd or broken about the files; said at once, and kept beside the numbers.
+
+    What this version found `earlier` in a file of the same content, beside the same base, is taken from there.
+    """
+    known = {}
+    if earlier is not None and earlier.settings.get("quantprobe_version") == quantprobe.__version__:
+        known = {quant.sha256: quant.findings for quant in earlier.quants if quant.sha256}
     findings = {}
     for info in infos:
-        found = findings[info.identity().path] = file_findings(info, capture.meta.base, base_model)
+        found = known.get(info.sha256)
+        if found is None:
+            found = file_findings(info, capture.meta.base, base_model)
+        findings[info.identity().path] = found
         for finding in found:
             progress.note(f"{info.name}: {finding}")
     return findings

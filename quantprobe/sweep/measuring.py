@@ -106,7 +106,6 @@ class Measuring:
         self._base_rows: list[BaseRows] = []  # at most one, which all lines of the results share
         self.n_lines_left = 1
         """Lines of the results that are still to be decoded: the base's logits are kept for several."""
-        use_threads(self.settings.n_threads or 1)
         every = [entry.name for entry in capture.meta.probes]
         self.probes = [self.probe(name) for name in (every if names is None else names)]
 
@@ -287,6 +286,7 @@ class Measuring:
         of_base = self.capture.meta.settings
         if of_base.get("flash_attn") == self.settings.flash_attn:  # else the difference was allowed by name
             loaded.require_flash_attn(of_base.get("flash_attn_used"))
+        use_threads(self.settings.n_threads or 1)
         base_rows = self.base_rows(model.info)
         name = measured.probe.name
         stored, row_dtype = self.capture.rows(name), self.capture.entry(name).row_dtype

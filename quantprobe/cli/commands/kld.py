@@ -34,7 +34,7 @@ def import_file(file: Path, model: Path, out: Path | None) -> None:
     Example:
       quantprobe kld import base.kld --model model-BF16.gguf -o base.qpc
     """
-    from quantprobe.sweep import import_kld
+    from quantprobe.sweep.kld_files import import_kld
 
     out = out or Path(f"{file.stem}.qpc")
     with open_progress() as progress:
@@ -56,7 +56,7 @@ def export_file(capture: Path, file: Path, text: str | None, base_model: Path | 
     Example:
       quantprobe kld export base.qpc base.kld --text wiki
     """
-    from quantprobe.sweep import export_kld
+    from quantprobe.sweep.kld_files import export_kld
 
     with open_progress() as progress:
         export_kld(capture, file, text, base_model, progress)
