@@ -77,7 +77,7 @@ def test_the_main_road(world: World) -> None:
     assert found["texts"]["talk"]["score"] == found["settings"]["score"] == "assistant"
     assert found["texts"]["talk"]["n_read"] == len(said) and found["texts"]["talk"]["n_turns"] == 0
     null = found["null_control"]["texts"]["talk"]
-    assert null["kld_max"] == 0 and null["kld_mean"]["n"] == sum(said)
+    assert null["kld_max"] == 0 and 0 < null["kld_mean"]["n"] < sum(said)  # one block in eight
     parts = text["by_category"]
     assert {name: part["n_rows"] for name, part in parts.items()} == {
         "(none)": sum(said[2::3]), "chat": sum(said[1::3]), "code": sum(said[0::3])

@@ -11,6 +11,7 @@ import pytest
 from road_cases import Quiet, write_letters
 from tiny_gguf import write_tiny
 
+from quantprobe.engine.plan_choices import POOL
 from quantprobe.errors import InputError
 from quantprobe.probes.items import Question
 from quantprobe.probes.questions.jsonl import write_native
@@ -109,11 +110,11 @@ def test_twenty_interruptions_of_a_text_decode_nothing_twice(world: World) -> No
     assert stop_at_random(world, 3, 100, "q") < calm.n_tokens - 32 * 60 + 3 * (len(HEADER) + SETTINGS.n_ubatch)
 
 
-def test_a_task_decodes_a_header_and_a_batch_again_at_most(hybrid: World) -> None:
+def test_a_task_decodes_a_header_and_what_is_pooled_again_at_most(hybrid: World) -> None:
     calm = Counted()
     hybrid.compare("calm", calm, probes=["q"])
     n_tokens = stop_at_random(hybrid, 4, 100, "q")
-    assert calm.n_tokens < n_tokens < calm.n_tokens + 4 * (len(HEADER) + SETTINGS.n_ubatch)
+    assert calm.n_tokens < n_tokens < calm.n_tokens + 4 * (len(HEADER) + POOL * SETTINGS.n_ubatch)
     kept = [RunFolder(hybrid.folder / run).task_rows("quant", "q") for run in ("calm", "stopped q")]
     with np.load(kept[0]) as calm_rows, np.load(kept[1]) as rows:
         assert all(rows[name].tobytes() == calm_rows[name].tobytes() for name in ("base", "quant", "kld"))
