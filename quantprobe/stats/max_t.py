@@ -18,7 +18,11 @@ from quantprobe.stats.design import ItemDesign
 from quantprobe.stats.estimates import Estimate
 from quantprobe.stats.item_contrast import ItemNoise, item_noise
 
-N_DRAWS = 20_000
+N_DRAWS = 10_000
+FEW = 50
+"""Degrees of freedom below which the correlations of the error estimates matter."""
+SHRINK = 3.0
+"""Correlations are shrunk by SHRINK / dof: those of 8 clusters fit their own luck, and look larger than they are."""
 MAX_JOINT = 1_000
 """More means than these are corrected by Sidak's inequality instead of a simulation."""
 
@@ -39,16 +43,21 @@ class JointMeans:
 
     def estimate(self, index: int, unit: str) -> Estimate:
         """One of them with its simultaneous interval."""
-        numbers = (_number(each[index]) for each in (self.means, self.stderr, self.low, self.high))
-        return Estimate(*numbers, self.level, self.n_items, self.n_clusters, unit)
+        mean, stderr, low, high = (_number(each[index]) for each in (self.means, self.stderr, self.low, self.high))
+        return Estimate(mean, stderr, low, high, self.level, self.n_items, self.n_clusters, unit)
 
 
 def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def joint_means(values: FloatArray, design: ItemDesign, level: float = 0.95, seed: int = 0) -> JointMeans:
+def joint_means(
+    values: FloatArray, design: ItemDesign, level: float = 0.95, *, n_family: int | None = None, seed: int = 0
+) -> JointMeans:
     """Means of `[n, n_items]` finite values with simultaneous intervals, clustered and stratified by `design`.
+
+    `n_family` is how many means there are to choose from, where `values` are some of them: Sidak's inequality then
+    corrects for so many.
 
     A mean that does not vary between clusters has an error of 0. Fewer than two clusters give means without errors.
     Seeded: the same values give the same intervals.
@@ -61,7 +70,9 @@ def joint_means(values: FloatArray, design: ItemDesign, level: float = 0.95, see
         return JointMeans(means, unknown, unknown, unknown, unknown, level, n_items, design.n_clusters)
     variance, dof = noise.contrast(np.eye(n))
     stderr = np.sqrt(variance)
-    sizes = _null_sizes(noise, stderr, float(dof.min(initial=np.inf)), seed)
+    smallest = float(dof.min(initial=np.inf))
+    family = _Sizes(np.zeros(0), n_family or 1, smallest)
+    sizes = _null_sizes(noise, stderr, smallest, seed) if n_family is None else family
     moving = stderr > 0
     t = np.divide(np.abs(means), stderr, out=np.where(means == 0, 0.0, np.inf), where=moving)
     critical = _quantile(sizes, level)
@@ -87,10 +98,22 @@ def _null_sizes(noise: ItemNoise, stderr: FloatArray, dof: float, seed: int) -> 
         return _Sizes(np.zeros(0), max(n, 1), dof)
     rows = noise.residuals[used] / stderr[used, None]
     rng = np.random.default_rng(seed)
+    mixed = min(1.0, SHRINK / dof)
+
+    def normal(size: int) -> FloatArray:
+        """Normal variates with the correlations of the means, `[n, size]`."""
+        together = rows @ rng.standard_normal((rows.shape[1], size))
+        return np.asarray(together * (1 - mixed) ** 0.5 + rng.standard_normal((n, size)) * mixed**0.5)
+
+    step = 1000 if dof >= FEW else 100
     found = []
-    for size in (1000,) * (N_DRAWS // 1000):
-        largest = np.abs(rows @ rng.standard_normal((rows.shape[1], size))).max(axis=0)
-        found.append(largest / np.sqrt(rng.chisquare(dof, size) / dof))
+    for size in (step,) * (N_DRAWS // step):
+        if dof < FEW:  # every mean has an error estimate of its own, as correlated as the means are
+            squares = normal(size * max(1, round(dof))).reshape(n, size, -1) ** 2
+            spread = squares.mean(axis=2)
+        else:
+            spread = rng.chisquare(dof, (n, size)) / dof
+        found.append((np.abs(normal(size)) / np.sqrt(spread)).max(axis=0))
     return _Sizes(np.sort(np.concatenate(found)), n, dof)
 
 

@@ -38,7 +38,7 @@ class Design:
     kind: str
     runs: BoolArray
     effects: dict[str, FloatArray]
-    """By way (`restored`, `alone`, `averaged`), the contrasts of the groups, `[n_groups, n_runs]`: restored less not."""
+    """By way (`restored`, `alone`, `averaged`), restored less not for every group, `[n_groups, n_runs]`."""
 
     @property
     def n_groups(self) -> int:

@@ -83,9 +83,7 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
         pair_models(base, read_inventory(write_tiny(tmp_path / "deep.gguf", n_layer=3)))
 
 
-def test_nothing_is_left_of_a_hybrid_that_could_not_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_left_of_a_hybrid_that_could_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = pair_of(tmp_path)
 
     def full(*_: object) -> int:
