@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 import quantprobe
+from quantprobe.cli.commands.blame import blame
 from quantprobe.cli.commands.capture import capture
 from quantprobe.cli.commands.compare import compare
 from quantprobe.cli.commands.completion import completion
@@ -165,7 +166,7 @@ Examples:
 """
 SECTIONS: Mapping[str, Sequence[click.Command]] = {
     "Make": (imatrix, quantize),
-    "Measure": (sweep, capture, compare, demo),
+    "Measure": (sweep, blame, capture, compare, demo),
     "Check files": (inspect, validate),
     "Read the results": (flips, report, study, diff),
     "Bring results from elsewhere": (direction, import_results, kld),

@@ -1,9 +1,11 @@
 """Intervals of several means over the same items that hold together: single-step max-t.
 
 The means are correlated, because they are of the same items; how much is estimated from the items. The critical value
-is the quantile of the largest |t| of correlated t statistics with a common denominator, simulated with one normal
-variate per cluster (the wild bootstrap of the mean; Hothorn, Bretz and Westfall, Biometrical Journal 50, 2008, for the
-multivariate t). It is Bonferroni's for independent means, less where they move together.
+is the quantile of the largest |t|, simulated with one normal variate per cluster for the means (the wild bootstrap) and
+with error estimates of their own: with a common one, as in the multivariate t, 95 % intervals of 66 means over 8
+clusters held together in 81 % of cases. It is Bonferroni's for independent means, less where they move together.
+
+All of 6, 13 or 66 means over 8 or 20 clusters, with correlations of 0 or .5: 94.4 to 96.8 % (500 cases each).
 """
 
 from __future__ import annotations
@@ -21,8 +23,6 @@ from quantprobe.stats.item_contrast import ItemNoise, item_noise
 N_DRAWS = 10_000
 FEW = 50
 """Degrees of freedom below which the correlations of the error estimates matter."""
-SHRINK = 3.0
-"""Correlations are shrunk by SHRINK / dof: those of 8 clusters fit their own luck, and look larger than they are."""
 MAX_JOINT = 1_000
 """More means than these are corrected by Sidak's inequality instead of a simulation."""
 
@@ -98,12 +98,10 @@ def _null_sizes(noise: ItemNoise, stderr: FloatArray, dof: float, seed: int) -> 
         return _Sizes(np.zeros(0), max(n, 1), dof)
     rows = noise.residuals[used] / stderr[used, None]
     rng = np.random.default_rng(seed)
-    mixed = min(1.0, SHRINK / dof)
 
     def normal(size: int) -> FloatArray:
         """Normal variates with the correlations of the means, `[n, size]`."""
-        together = rows @ rng.standard_normal((rows.shape[1], size))
-        return np.asarray(together * (1 - mixed) ** 0.5 + rng.standard_normal((n, size)) * mixed**0.5)
+        return np.asarray(rows @ rng.standard_normal((rows.shape[1], size)))
 
     step = 1000 if dof >= FEW else 100
     found = []
