@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quantprobe.errors import InputError
 from quantprobe.gguf.hybrid import ModelPair, Unit
+from quantprobe.gguf.roles import OTHER, ROLES, merged_role
 from quantprobe.gguf.tensors import layer_ranges, place_of
 
 ROLE, LAYER, ROLE_DEPTH, TENSOR = "role", "layer", "role,depth", "tensor"
@@ -15,22 +16,6 @@ WAYS_TO_GROUP = (ROLE, LAYER, ROLE_DEPTH, TENSOR)
 DEFAULT_PARTS = 3
 REST = "the rest"
 OUTSIDE = "outside the layers"
-EMBEDDINGS, OTHER = "embeddings, output", "other"
-
-_EXPERTS = r"(_exps|_shexp|_chexps)?"
-ROLES: Mapping[str, str] = {
-    "attention q, k": r"attn_(q|k)|attn_q_[ab]|attn_k_b|indexer.*",
-    "attention q, k, v": r"attn_qkv",
-    "attention v, output": r"attn_(v|output|gate)|attn_v_b|attn_kv_.*|attn_out.*",
-    "cross attention": r"cross_attn_.*",
-    "FFN gate, up": rf"ffn_(gate|up|gate_up){_EXPERTS}",
-    "FFN down": rf"ffn_down{_EXPERTS}",
-    "router": r"ffn_gate_inp.*|ffn_.*exp_probs.*",
-    "state space": r"ssm_.*|shortconv.*|time_mix.*|channel_mix.*",
-    EMBEDDINGS: r"token_embd|output|per_layer_token_embd|position_embd|token_types",
-}
-"""Pattern of a tensor's role (`gguf.tensors.place_of`) by the name of the merged role; the first that fits decides."""
-_COMPILED = {name: re.compile(pattern) for name, pattern in ROLES.items()}
 
 
 @dataclass(frozen=True)
@@ -49,12 +34,6 @@ class Group:
     def extra_bytes(self) -> int:
         """Bytes that its restoration costs."""
         return sum(unit.extra_bytes for unit in self.units)
-
-
-def merged_role(unit_name: str) -> str:
-    """The role of a unit: `blk.3.attn_q` has "attention q, k"; "other" where no pattern fits."""
-    role = place_of(unit_name).role
-    return next((name for name, pattern in _COMPILED.items() if pattern.fullmatch(role)), OTHER)
 
 
 def make_groups(pair: ModelPair, by: Sequence[str], n_parts: int = DEFAULT_PARTS) -> tuple[Group, ...]:
