@@ -22,8 +22,8 @@ FORMAT_VERSION = 1
 """Raised when a reader of the version before would misread the file; new members alone do not raise it."""
 
 KLD, NET, MARGIN, GOLD_PROB = "kld", "net", "margin", "gold_prob"
-MEASURES = (KLD, NET, MARGIN, GOLD_PROB)
-"""Mean KLD in nats; change of accuracy, a fraction; shift of the margin in nats; of the gold choice's probability."""
+MEASURES = (KLD, MARGIN, NET, GOLD_PROB)
+"""Mean KLD, nats; shift of the margin, nats; change of accuracy, a fraction; shift of the gold choice's probability."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,6 +109,8 @@ def blame(
     from quantprobe.blame.prospect import Plan, cost_of, plan_blame
     from quantprobe.gguf.parts import model_name
     from quantprobe.report.finish import write_run
+    from quantprobe.report.plots.blame import blame_pictures
+    from quantprobe.report.plots.style import write_picture
     from quantprobe.report.tables.blame import blame_sentences, effects_tables
     from quantprobe.run.folder import RunFolder
     from quantprobe.run.json_text import plain
@@ -130,11 +132,12 @@ def blame(
         with open_progress() as progress:
             _, found = make_blame(base, file, inputs, settings, folder, progress, plan)
         _, written = write_run(None, RunFolder(folder))
+        drawn = [write_picture(picture, folder)[0].name for picture in blame_pictures(found)]
         for table in effects_tables(found):
             output.table(table)
         for sentence in blame_sentences(found):
             output.say(sentence)
-        output.say(f"Written to {folder}: blame.json, {', '.join(written)}")
+        output.say(f"Written to {folder}: {', '.join(('blame.json', *drawn, *written))}")
         output.write_json(plain(found))
 
 
