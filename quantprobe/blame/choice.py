@@ -129,7 +129,7 @@ def _solve(
     found = milp(
         cost + 1e-9 * size[0] / scale,  # of equals the smaller
         constraints=[LinearConstraint(one, 1, 1), LinearConstraint(size / scale, -np.inf, 1)],
-        integrality=np.ones(len(flat)),
+        integrality=np.ones(len(flat), np.int64),
         bounds=Bounds(0, 1),
     )
     if found.x is None:

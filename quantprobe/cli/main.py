@@ -27,6 +27,7 @@ from quantprobe.cli.commands.kld import kld
 from quantprobe.cli.commands.make_task import make_task
 from quantprobe.cli.commands.plan import plan
 from quantprobe.cli.commands.quantize import quantize
+from quantprobe.cli.commands.recipe import recipe
 from quantprobe.cli.commands.report import report
 from quantprobe.cli.commands.show_item import show_item
 from quantprobe.cli.commands.study import study
@@ -165,7 +166,7 @@ Examples:
   quantprobe COMMAND --help
 """
 SECTIONS: Mapping[str, Sequence[click.Command]] = {
-    "Make": (imatrix, quantize),
+    "Make": (imatrix, quantize, recipe),
     "Measure": (sweep, blame, capture, compare, demo),
     "Check files": (inspect, validate),
     "Read the results": (flips, report, study, diff),
