@@ -164,9 +164,10 @@ def _copy_all(tensors: Sequence[PlacedTensor], file: BinaryIO, alignment: int) -
     sources: dict[Path, BinaryIO] = {}
     try:
         for each in tensors:
-            if each.path not in sources:
-                sources[each.path] = each.path.open("rb")
-            if _copy(sources[each.path], each.tensor.offset, each.tensor.n_bytes, file) != each.tensor.n_bytes:
+            with reading(each.path):
+                source = sources.get(each.path) or each.path.open("rb")
+            sources[each.path] = source
+            if _copy(source, each.tensor.offset, each.tensor.n_bytes, file) != each.tensor.n_bytes:
                 raise FileFormatError(f"{each.path} ends within the tensor {each.name}; download it again")
             file.write(bytes(padded(each.tensor.n_bytes, alignment) - each.tensor.n_bytes))
     finally:
@@ -182,7 +183,7 @@ def _copy(source: BinaryIO, offset: int, n_bytes: int, target: BinaryIO) -> int:
     while in_kernel is not None and n_done < n_bytes:
         try:
             n = in_kernel(source.fileno(), target.fileno(), n_bytes - n_done, offset + n_done)
-        except OSError:  # another file system, or one without the call
+        except OSError:  # another file system, one without the call, or a fault that plain calls will name
             break
         if n == 0:
             break
@@ -190,7 +191,8 @@ def _copy(source: BinaryIO, offset: int, n_bytes: int, target: BinaryIO) -> int:
     target.seek(0, os.SEEK_END)
     source.seek(offset + n_done)
     while n_done < n_bytes:
-        piece = source.read(min(PIECE_BYTES, n_bytes - n_done))
+        with reading(Path(source.name)):
+            piece = source.read(min(PIECE_BYTES, n_bytes - n_done))
         if not piece:
             break
         target.write(piece)

@@ -9,7 +9,7 @@ import pytest
 from tiny_archs import ARCHS
 from tiny_gguf import write_tiny
 
-from quantprobe.errors import InputError, MismatchError
+from quantprobe.errors import FileFormatError, InputError, MismatchError
 from quantprobe.gguf import hybrid
 from quantprobe.gguf.hybrid import ModelPair, pair_models, write_hybrid
 from quantprobe.gguf.model import read_model_info
@@ -92,4 +92,13 @@ def test_nothing_is_left_of_a_hybrid_that_could_not_be_written(tmp_path: Path, m
     monkeypatch.setattr(hybrid, "_copy", full)
     with pytest.raises(InputError, match="free"):
         write_hybrid(pair, set(), tmp_path / "h.gguf")
+    assert not (tmp_path / "h.gguf").exists()
+
+
+def test_a_source_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "copy_file_range", raising=False)
+    pair = pair_of(tmp_path)
+    (tmp_path / "base.gguf").unlink()
+    with pytest.raises(FileFormatError, match=r"base\.gguf is missing"):
+        write_hybrid(pair, {unit.name for unit in pair.differing}, tmp_path / "h.gguf")
     assert not (tmp_path / "h.gguf").exists()
