@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -106,37 +106,51 @@ def name_pairs(found: Sequence[Departure], groups: Sequence[Group]) -> tuple[Dep
 def disagreements(
     design: Design, responses: Mapping[str, Response], groups: Sequence[Group]
 ) -> tuple[Disagreement, ...]:
-    """Where the group that gives back the most distance is not the one that gives back the most margin.
+    """Pairs of groups of which one gives back more distance and the other more margin, both beyond noise.
 
-    Both are chosen by looking, so the intervals of the two differences are corrected over all pairs of groups.
+    Pairs are chosen by looking, so both differences are corrected over all pairs of groups. The pair whose weaker
+    difference is the clearest comes first. Of more than `MAX_JOINT` pairs only the two groups that are first in one of
+    the measures are compared, corrected for all by Sidak's inequality.
     """
     if KLD not in responses or MARGIN not in responses or len(groups) < 2:
         return ()
-    found = []
+    found: list[tuple[float, Disagreement]] = []
     for way, weights in design.effects.items():
-        first, second = (int(np.argmax(weights @ responses[name].means())) for name in (KLD, MARGIN))
-        if first == second:
+        pairs, n_pairs = _pairs_to_compare(responses, weights)
+        if not pairs:
             continue
-        distance = _difference(responses[KLD], weights, first, second)
-        answers = _difference(responses[MARGIN], weights, second, first)
-        found.append(
-            Disagreement(
-                way=way,
-                most_distance=groups[first].name,
-                most_answers=groups[second].name,
-                distance=distance,
-                answers=answers,
-                shown=is_shown(distance) and is_shown(answers),
-            )
-        )
-    return tuple(found)
+        rows = np.array([weights[a] - weights[b] for a, b in pairs])
+        family = n_pairs if len(pairs) < n_pairs else None
+        distance, answers = responses[KLD].joint(rows, family), responses[MARGIN].joint(-rows, family)
+        for i, (a, b) in enumerate(pairs):
+            both = (distance.estimate(i, "nats"), answers.estimate(i, "nats"))
+            if all(is_shown(each) for each in both) and (both[0].value or 0) * (both[1].value or 0) > 0:
+                more, less = (a, b) if (both[0].value or 0) > 0 else (b, a)
+                kept = both if more == a else (_negative(both[0]), _negative(both[1]))
+                one = Disagreement(
+                    way=way,
+                    more_distance=groups[more].name,
+                    more_answers=groups[less].name,
+                    distance=kept[0],
+                    answers=kept[1],
+                )
+                found.append((min(_clearness(each) for each in kept), one))
+    return tuple(one for _, one in sorted(found, key=lambda pair: -pair[0]))
 
 
-def _difference(response: Response, weights: FloatArray, a: int, b: int) -> Estimate:
-    """Effect a less effect b, corrected over all pairs."""
-    pairs = list(combinations(range(len(weights)), 2))
-    if len(pairs) > MAX_JOINT:
-        return response.joint((weights[a] - weights[b])[None], len(pairs)).estimate(0, "nats")
-    signs = np.array([-1 if pair == (b, a) else 1 for pair in pairs])
-    rows = np.array([weights[i] - weights[j] for i, j in pairs]) * signs[:, None]
-    return response.joint(rows).estimate(pairs.index((min(a, b), max(a, b))), "nats")
+def _pairs_to_compare(responses: Mapping[str, Response], weights: FloatArray) -> tuple[list[tuple[int, int]], int]:
+    """The pairs, and how many there are to choose from."""
+    every = list(combinations(range(len(weights)), 2))
+    if len(every) <= MAX_JOINT:
+        return every, len(every)
+    first, second = (int(np.argmax(weights @ responses[name].means())) for name in (KLD, MARGIN))
+    return ([] if first == second else [(first, second)]), len(every)
+
+
+def _negative(estimate: Estimate) -> Estimate:
+    value, low, high = (None if end is None else -end for end in (estimate.value, estimate.high, estimate.low))
+    return replace(estimate, value=value, low=low, high=high)
+
+
+def _clearness(estimate: Estimate) -> float:
+    return abs(estimate.value or 0.0) / estimate.stderr if estimate.stderr else 0.0

@@ -29,14 +29,15 @@ def _of_way(blame: Blame, way: str) -> Iterator[str]:
     for measure in (KLD, MARGIN):
         if measure in blame.measures:
             yield prefix + _first(blame.of_way(way), measure)
-    for found in blame.disagreements:
-        if found.way == way and found.shown:
-            yield (
-                f"{prefix}Distance and answers disagree: {found.most_distance} gives back "
-                f"{_number(found.distance, KLD)} more distance than {found.most_answers}, which gives back "
-                f"{_number(found.answers, MARGIN)} more margin than {found.most_distance} (both intervals corrected "
-                "over all pairs of groups)."
-            )
+    pairs = [each for each in blame.disagreements if each.way == way]
+    if pairs:
+        found = pairs[0]
+        more = f" {len(pairs)} pairs of groups are so; this one is the clearest." if len(pairs) > 1 else ""
+        yield (
+            f"{prefix}Distance and answers disagree: {found.more_distance} gives back "
+            f"{_number(found.distance, KLD)} more distance than {found.more_answers}, and "
+            f"{_number(found.answers, MARGIN)} less margin (both intervals corrected over all pairs of groups).{more}"
+        )
 
 
 def _first(effects: tuple[GroupEffects, ...], measure: str) -> str:

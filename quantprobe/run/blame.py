@@ -84,17 +84,15 @@ class Departure:
 
 @dataclass(frozen=True, kw_only=True)
 class Disagreement:
-    """The group that gives back the most distance is another than the one that gives back the most answers."""
+    """One group gives back more distance and less margin than another, both beyond noise."""
 
     way: str
-    most_distance: str
-    most_answers: str
+    more_distance: str
+    more_answers: str
     distance: Estimate
     """Distance that the first gives back more than the second; corrected over all pairs of groups."""
     answers: Estimate
-    """Margin that the second gives back more than the first."""
-    shown: bool
-    """Whether both intervals leave out 0."""
+    """Margin that the second gives back more than the first, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
