@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from quantprobe.arrays import FloatArray, Int64Array
 from quantprobe.gguf.roles import merged_role
@@ -141,6 +142,7 @@ def _bars(blame: Blame, measures: list[str]) -> Picture:
             axes.set_title(f"{TITLES[measure][0]}, {TITLES[measure][1]}")
             axes.set_yticks(places, [printable(each.group) for each in ranked])
             axes.grid(axis="y", visible=False)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
     return Picture("blame-bars", f"What each group of {printable(blame.quant.name)} gives back, with intervals", figure)
 
 
