@@ -5,7 +5,8 @@ is the quantile of the largest |t|, simulated with one normal variate per cluste
 with error estimates of their own: with a common one, as in the multivariate t, 95 % intervals of 66 means over 8
 clusters held together in 81 % of cases. It is Bonferroni's for independent means, less where they move together.
 
-All of 6, 13 or 66 means over 8 or 20 clusters, with correlations of 0 or .5: 94.4 to 96.8 % (500 cases each).
+Of 6 or 13 means over 8 or 20 clusters and 66 over 8, with correlations of 0 or .5, all hold in 94.4 to 96.8 % (500
+cases each).
 """
 
 from __future__ import annotations
