@@ -6,7 +6,7 @@ with error estimates of their own: with a common one, as in the multivariate t, 
 clusters held together in 81 % of cases. It is Bonferroni's for independent means, less where they move together.
 
 Of 6 or 13 means over 8 or 20 clusters and 66 over 8, with correlations of 0 or .5, all hold in 94.4 to 96.8 % (500
-cases each).
+cases each), but for 66 over 8 with .5: 93.2 %.
 """
 
 from __future__ import annotations
