@@ -16,7 +16,7 @@ MODULES: Mapping[str, Path] = {
 
 LAYERS = (
     *("errors", "arrays", "gguf", "imatrix", "settings", "probes", "metrics", "stats", "run", "capture"),
-    *("engine", "checks", "sweep", "study", "imports", "report", "api", "cli"),
+    *("engine", "checks", "sweep", "blame", "study", "imports", "report", "api", "cli"),
 )
 LAYER_OF = {
     **dict.fromkeys(("names", "files", "locks", "compiling", "limits"), "arrays"),

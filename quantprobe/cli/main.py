@@ -179,9 +179,11 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     "Make": {
         "imatrix": "Collect, show, merge, compare and convert importance matrices.",
         "quantize": "Make a cohort of quants, with their sizes predicted first.",
+        "recipe": "Choose a type for each group of tensors of a blame, under a size.",
     },
     "Measure": {
         "sweep": "Measure quants against their base: the main command.",
+        "blame": "Measure what each group of tensors of a quant costs.",
         "capture": "Store the base's output, to compare quants later or elsewhere.",
         "compare": "Compare quants with a captured base.",
         "demo": "Make quants of a small model, measure them, explain the results.",

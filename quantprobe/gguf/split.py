@@ -48,7 +48,7 @@ def group_tensors(tensors: Sequence[Tensor], max_bytes: int, alignment: int) -> 
     groups: list[list[Tensor]] = [[]]
     n_bytes = 0
     for tensor in tensors:
-        size = _padded(tensor.n_bytes, alignment)
+        size = padded(tensor.n_bytes, alignment)
         if groups[-1] and n_bytes + size > max_bytes:
             groups.append([])
             n_bytes = 0
@@ -82,7 +82,7 @@ _KEYS = (
 
 def _split_keys(*values: int) -> bytes:
     return b"".join(
-        _string(name) + struct.pack("<I", kind) + struct.pack(form, value)
+        pack_string(name) + struct.pack("<I", kind) + struct.pack(form, value)
         for (name, kind, form), value in zip(_KEYS, values, strict=True)
     )
 
@@ -90,32 +90,39 @@ def _split_keys(*values: int) -> bytes:
 def _alignment_key(alignment: int) -> bytes:
     if alignment == GGUF_DEFAULT_ALIGNMENT:
         return b""
-    return _string("general.alignment") + struct.pack("<II", GGUFValueType.UINT32, alignment)
+    return pack_string("general.alignment") + struct.pack("<II", GGUFValueType.UINT32, alignment)
 
 
 def _write_part(
     file: BinaryIO, source: BinaryIO, header: Header, tensors: Sequence[Tensor], keys: tuple[int, bytes, int]
 ) -> None:
     n_keys, key_bytes, alignment = keys
-    table, offset = [], 0
-    for tensor in tensors:
-        dims = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
-        table.append(_string(tensor.name) + dims + struct.pack("<IQ", tensor.type_id, offset))
-        offset += _padded(tensor.n_bytes, alignment)
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), n_keys) + key_bytes + b"".join(table)
-    file.write(head + bytes(_padded(len(head), alignment) - len(head)))
+    file.write(pack_head(tensors, n_keys, key_bytes, alignment))
     for tensor in tensors:
         source.seek(tensor.offset)
         n_written = sum(file.write(piece) for piece in read_pieces(source, tensor.n_bytes))
         if n_written != tensor.n_bytes:
             raise FileFormatError(f"{header.path} ends within the tensor {tensor.name}; make it again")
-        file.write(bytes(_padded(tensor.n_bytes, alignment) - tensor.n_bytes))
+        file.write(bytes(padded(tensor.n_bytes, alignment) - tensor.n_bytes))
 
 
-def _string(text: str) -> bytes:
+def pack_head(tensors: Sequence[Tensor], n_keys: int, key_bytes: bytes, alignment: int) -> bytes:
+    """Everything before the data of the tensors, which lie behind it in this order."""
+    table, offset = [], 0
+    for tensor in tensors:
+        dims = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
+        table.append(pack_string(tensor.name) + dims + struct.pack("<IQ", tensor.type_id, offset))
+        offset += padded(tensor.n_bytes, alignment)
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), n_keys) + key_bytes + b"".join(table)
+    return head + bytes(padded(len(head), alignment) - len(head))
+
+
+def pack_string(text: str) -> bytes:
+    """A string as GGUF writes it: its length in bytes, then UTF-8."""
     data = text.encode("utf-8")
     return struct.pack("<Q", len(data)) + data
 
 
-def _padded(n_bytes: int, alignment: int) -> int:
+def padded(n_bytes: int, alignment: int) -> int:
+    """The next multiple of the alignment."""
     return -(-n_bytes // alignment) * alignment

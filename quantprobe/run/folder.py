@@ -32,6 +32,15 @@ class RunFolder:
         return self.path / "study.json"
 
     @property
+    def blame(self) -> Path:
+        return self.path / "blame.json"
+
+    @property
+    def hybrid(self) -> Path:
+        """The hybrid that is being measured: never a final name, so that none outlives what ended the work."""
+        return self.path / "hybrid.gguf.partial"
+
+    @property
     def report(self) -> Path:
         return self.path / "report"
 

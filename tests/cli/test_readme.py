@@ -28,8 +28,9 @@ TINY: dict[str, Any] = {
     "vocab": "bpe", "chat_template": "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"
 }  # fmt: skip
 BASE = "SmolLM2-135M-Instruct-F16.gguf"
-NOT_RUN = {"demo", "make-task", "direction", "diff"}
-"""The demo has a test with the real model; the others read files that no tiny text or other program can give here."""
+NOT_RUN = {"demo", "make-task", "direction", "diff", "blame", "recipe"}
+"""The demo has a test with the real model, blame and recipe have their own; the others read files that no tiny text or
+other program can give here."""
 
 
 def shell_lines() -> list[str]:

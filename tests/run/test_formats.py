@@ -14,7 +14,7 @@ from fake_run import FakeRun, ladder, write_fake_run
 from made_run import fake_results
 
 from quantprobe.capture import meta
-from quantprobe.run import results
+from quantprobe.run import blame, results
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.results import parse_results, results_document
 
@@ -33,8 +33,8 @@ def test_the_schema_is_in_step_with_the_records() -> None:
 
 
 def test_the_page_names_the_format_versions() -> None:
-    assert f"`format_version`, {results.FORMAT_VERSION} in both" in TEXT
-    assert results.FORMAT_VERSION == meta.FORMAT_VERSION
+    assert f"`format_version`, {results.FORMAT_VERSION} in all" in TEXT
+    assert results.FORMAT_VERSION == meta.FORMAT_VERSION == blame.FORMAT_VERSION
 
 
 def test_every_file_of_a_run_is_on_the_page() -> None:

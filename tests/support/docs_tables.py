@@ -17,6 +17,7 @@ from quantprobe.capture.meta import CaptureMeta, FileEntry, HeadReference, Probe
 from quantprobe.gguf.model import ImatrixInfo, ModelIdentity
 from quantprobe.metrics.quantities import ROW_QUANTITIES, TASK_QUANTITIES, TEXT_QUANTITIES
 from quantprobe.metrics.rows import ROW_DTYPE
+from quantprobe.run.blame import Blame, BlameGroup, BlameRun, Departure, Disagreement, Effect, GroupEffects
 from quantprobe.run.items import COLUMN_MEANINGS
 from quantprobe.run.results import (
     CalibrationOverlap,
@@ -59,6 +60,7 @@ RESULTS_RECORDS = (
     ),
     *(Estimate, TextSummary, TaskSummary, GroupSummary),
 )
+BLAME_RECORDS = (Blame, BlameGroup, GroupEffects, Effect, Departure, Disagreement, BlameRun)
 CAPTURE_RECORDS = (CaptureMeta, ProbeEntry, FileEntry, HeadReference)
 
 QUANTITIES: Mapping[type[Any], Mapping[str, Any]] = {
@@ -124,6 +126,31 @@ MEANINGS: Mapping[str, str] = {
     "TaskSummary.template": "as in `tasks`",
     "TaskSummary.verdict": "`worse`, `better`, `equivalent` or `not separable`",
     "TaskSummary.sentence": "the verdict in words",
+    "Blame.format_version": "this format's version",
+    "Blame.base": "the model that tensors are restored from",
+    "Blame.quant": "the model that they are restored in",
+    "Blame.by": "what the groups were made by: `role`, `layer`, `role,depth`, `tensor`, or patterns",
+    "Blame.n_parts": "parts of the layers that `layer` and `role,depth` make",
+    "Blame.design": "`single`, `hadamard` or `foldover`",
+    "Blame.ways": "`restored`, `alone`, or `averaged`",
+    "Blame.groups": "in the order of the files",
+    "Blame.effects": "of every group in every way",
+    "Blame.departures": "tests whether effects add up",
+    "Blame.disagreements": "pairs of groups, the clearest first",
+    "Blame.sentences": "what was found, in words",
+    "Blame.runs": "base, quant and hybrids; the last two are the quant and the base",
+    "BlameGroup.name": "unique",
+    "BlameGroup.base_bytes": "of its tensors in the base",
+    "BlameGroup.quant_bytes": "of its tensors in the quant",
+    "BlameGroup.quant_types": "as well, in the quant",
+    "GroupEffects.group": "name of the group",
+    "GroupEffects.way": "`restored`, `alone` or `averaged`",
+    "Departure.name": "which contrast",
+    "Departure.measure": "`kld`, `net`, `margin` or `gold_prob`",
+    "Departure.value": "0 where effects add up",
+    "Disagreement.way": "as in effects",
+    "Disagreement.more_distance": "name of a group",
+    "Disagreement.more_answers": "name of a group",
     "FileEntry.name": "in the capture's folder",
     "FileEntry.n_bytes": "its size",
     "FileEntry.sha256": "of its bytes",
@@ -234,7 +261,9 @@ def rows_table() -> str:
 
 def tables() -> dict[str, str]:
     """Every table by its name in the page."""
-    records = {f"record {kind.__name__}": record_table(kind) for kind in (*RESULTS_RECORDS, *CAPTURE_RECORDS)}
+    records = {
+        f"record {kind.__name__}": record_table(kind) for kind in (*RESULTS_RECORDS, *BLAME_RECORDS, *CAPTURE_RECORDS)
+    }
     return {**records, "items columns": columns_table(), "row arrays": rows_table()}
 
 

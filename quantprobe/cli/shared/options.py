@@ -164,6 +164,15 @@ def prompting_options(command: Command) -> Command:
 
 def input_options(command: Command) -> Command:
     """Adds the options that say what is measured; the command gets them as one `inputs`."""
+    return _input_options(command, is_needed=True)
+
+
+def optional_input_options(command: Command) -> Command:
+    """`input_options`, where nothing may be given: `inputs` is None then."""
+    return _input_options(command, is_needed=False)
+
+
+def _input_options(command: Command, is_needed: bool) -> Command:
 
     @_TEXTS
     @_TASKS
@@ -178,6 +187,8 @@ def input_options(command: Command) -> Command:
 
         named = (*named_files("text", texts), *named_files("task", tasks))
         refuse_twice(named)
+        if not named and not is_needed:
+            return command(*args, inputs=None, **kwargs)
         inputs: Inputs = Inputs(
             texts=named_texts([file for file in named if file.kind == "text"]),
             tasks=named_tasks([file for file in named if file.kind == "task"], prompting),

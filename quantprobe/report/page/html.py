@@ -17,6 +17,7 @@ from quantprobe.report.answer import Answer, Fold, answer_of, finding_folds, mar
 from quantprobe.report.marks import MARKS, NO_MARK
 from quantprobe.report.names import ShortNames, cohort_names
 from quantprobe.report.notes import format_setting, overlap_warnings
+from quantprobe.report.page.blame import BlameSection, blame_sections
 from quantprobe.report.page.cards import CardBlock, card_blocks
 from quantprobe.report.page.data import PageData, file_name, json_block, page_data
 from quantprobe.report.page.flips import SharedFlip, shared_flips
@@ -60,6 +61,7 @@ class Page:
     columns: Sequence[tuple[str, str, str]]
     """Title, unit and key of each column of the main table; the script fills the cells by key."""
     verdicts: Sequence[str]
+    blames: Sequence[BlameSection]
     findings: Sequence[Fold]
     ideas: Table | None
     texts: Sequence[Table]
@@ -144,6 +146,7 @@ def _page(
         card=card_blocks(cohort, answer),
         columns=_columns(cohort),
         verdicts=[verdict for verdict in (*MARKS, "no verdict") if verdict in used],
+        blames=blame_sections(cohort),
         findings=finding_folds(findings),
         ideas=None if findings is None else correlation_table(findings),
         texts=[text_table(cohort, text, names) for text in cohort.texts],

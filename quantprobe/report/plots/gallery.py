@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from quantprobe.report.answer import answer_of, margin_of, n_questions, quant_labels, standings
 from quantprobe.report.plots.answers import change_picture, direction_picture, law_picture, tasks_picture
+from quantprobe.report.plots.blame import blame_pictures
 from quantprobe.report.plots.fidelity import has_size_picture, size_picture
 from quantprobe.report.plots.style import Picture
 from quantprobe.report.printable import printable
+from quantprobe.run.blame import has_blame, read_blame
 from quantprobe.run.cohort import Cohort
 
 if TYPE_CHECKING:
@@ -56,12 +58,19 @@ def _law(cohort: Cohort, findings: Findings | None) -> Iterator[Picture]:
         yield law_picture(stood, margin_of(cohort, findings), _take(cohort, findings), about)
 
 
+def _blame(cohort: Cohort, findings: Findings | None) -> Iterator[Picture]:
+    for run in cohort.runs:
+        if has_blame(run) and (blame := read_blame(run)).base.sha256 == cohort.base.sha256:
+            yield from blame_pictures(blame)
+
+
 PICTURES: tuple[Callable[[Cohort, Findings | None], Iterator[Picture]], ...] = (
     _change,
     _sizes,
     _tasks,
     _direction,
     _law,
+    _blame,
 )
 
 

@@ -276,9 +276,18 @@ def save_picture(picture: Picture, path: Path) -> Path:
 
 
 def _write(picture: Picture, path: Path, how: dict[str, Any]) -> Path:
+    write_whole(path, _drawn(picture, how))
+    return path
+
+
+def _drawn(picture: Picture, how: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     with house_style():
         freeze_layout(picture.figure)
         picture.figure.savefig(buffer, facecolor="white", **how)
-    write_whole(path, buffer.getvalue())
-    return path
+    return buffer.getvalue()
+
+
+def draw_png(picture: Picture) -> bytes:
+    """One picture as a PNG (144 dpi) in memory; the same bytes each time."""
+    return _drawn(picture, {"format": "png", "dpi": DPI})
