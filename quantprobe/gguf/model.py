@@ -104,7 +104,7 @@ class ModelIdentity:
     n_vocab: int | None = None
     tokenizer_sha256: str = ""
     source: str = ""
-    """`hf://OWNER/REPO@COMMIT/FILE` of a file that came from the hub."""
+    """Where on the hub the file came from, `hf://OWNER/REPO@COMMIT/FILE`; empty if from elsewhere."""
 
     @property
     def size_gb(self) -> float | None:

@@ -75,6 +75,12 @@ def choose_models(listing: Listing) -> list[Choice]:
     return sorted(models, key=lambda model: (-model.size, model.path))
 
 
+def choices_without(choices: Sequence[Choice], others: Sequence[Choice]) -> list[Choice]:
+    """The models that are none of the others, by content: a repository of quants often has the base, too."""
+    taken = {other.digests for other in others}
+    return [choice for choice in choices if choice.digests not in taken]
+
+
 def _models(listing: Listing, files: Sequence[HubFile]) -> list[Choice]:
     firsts = []
     for file in files:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,9 +134,3 @@ def lend(choice: Choice, progress: Progress) -> Iterator[Path]:
     snapshot = path.parents[choice.path.count("/")]
     for _, file in plan.missing:
         delete_file(snapshot / file.path)
-
-
-def choices_without(choices: Sequence[Choice], others: Sequence[Choice]) -> list[Choice]:
-    """The models that are none of the others, by content: a repository of quants often has the base, too."""
-    taken = {other.digests for other in others}
-    return [choice for choice in choices if choice.digests not in taken]

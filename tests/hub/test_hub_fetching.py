@@ -98,7 +98,7 @@ def test_addresses_are_read(text: str, expected: HubAddress) -> None:
     ],
 )
 def test_other_forms_are_refused(text: str) -> None:
-    with pytest.raises(InputError, match="hub|inside the repository"):
+    with pytest.raises(InputError, match=r"hub|inside the repository"):
         parse_address(text)
 
 
@@ -129,7 +129,7 @@ def test_a_tag_names_one_quant(repo: Hub, tag: str, name: str) -> None:
 def test_a_tag_that_fits_none_or_several_is_refused(repo: Hub) -> None:
     with pytest.raises(InputError, match="the repository has model-BF16, "):
         choose_one(list_files(parse_address("hf://me/model:IQ1_S")))
-    with pytest.raises(InputError, match="one of 7 models|one of 6 models"):
+    with pytest.raises(InputError, match="one of 6 models"):
         choose_one(list_files(parse_address("hf://me/model:model")))
 
 

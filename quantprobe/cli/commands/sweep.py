@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from quantprobe.cli.shared.decide_options import decide_options
+from quantprobe.cli.shared.hub_inputs import hub_inputs
 from quantprobe.cli.shared.model_args import find_base, find_quants
 from quantprobe.cli.shared.options import (
     PathType,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Measure quants against their base: the main command.")
+@hub_inputs
 @base_argument
 @click.argument("quants", nargs=-1, metavar="[QUANT]...")
 @input_options
