@@ -25,6 +25,7 @@ from quantprobe.cli.commands.inspect_ import inspect
 from quantprobe.cli.commands.kld import kld
 from quantprobe.cli.commands.make_task import make_task
 from quantprobe.cli.commands.plan import plan
+from quantprobe.cli.commands.publish import publish
 from quantprobe.cli.commands.quantize import quantize
 from quantprobe.cli.commands.report import report
 from quantprobe.cli.commands.show_item import show_item
@@ -167,7 +168,7 @@ SECTIONS: Mapping[str, Sequence[click.Command]] = {
     "Make": (imatrix, quantize),
     "Measure": (sweep, capture, compare, demo),
     "Check files": (inspect, validate),
-    "Read the results": (flips, report, study, diff),
+    "Read the results": (flips, report, study, diff, publish),
     "Bring results from elsewhere": (direction, import_results, kld),
     "Plan and check": (plan, make_task, show_item, devices, completion),
 }

@@ -211,7 +211,9 @@ def explained(address: HubAddress) -> Iterator[None]:
         raise InputError(f"{where}: the hub refuses: {_first_line(error)}") from error
     except errors.HFValidationError as error:
         raise InputError(f"{where} is no repository: {_first_line(error)}") from error
-    except (OSError, ValueError) as error:
+    except ValueError as error:
+        raise InputError(f"{where}: {'; '.join(str(error).splitlines())}") from error
+    except OSError as error:
         raise InputError(f"{where}: {_first_line(error)}; free space or check the disk, then run it again") from error
     except Exception as error:
         # the HTTP library under huggingface_hub has errors of its own, and changes between its versions
