@@ -215,9 +215,11 @@ def explained(address: HubAddress) -> Iterator[None]:
         raise InputError(f"{where}: {'; '.join(str(error).splitlines())}") from error
     except OSError as error:
         raise InputError(f"{where}: {_first_line(error)}; free space or check the disk, then run it again") from error
+    except RuntimeError as error:  # of an upload, and of hf_xet
+        raise InputError(f"{where}: {_first_line(error)}; run the command again") from error
     except Exception as error:
         # the HTTP library under huggingface_hub has errors of its own, and changes between its versions
-        if type(error).__module__.split(".")[0] not in ("httpx", "httpx2", "requests", "hf_xet", "builtins"):
+        if type(error).__module__.split(".")[0] not in ("httpx", "httpx2", "requests", "hf_xet"):
             raise
         raise InputError(
             f"{where} cannot be reached ({_first_line(error)}); run the command again, or set HF_HUB_OFFLINE=1 to use "
@@ -226,8 +228,10 @@ def explained(address: HubAddress) -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
+    """The first line of what was raised, and of what it was raised from."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    told = lines[0] if lines else type(error).__name__
+    return told if error.__cause__ is None else f"{told}: {_first_line(error.__cause__)}"
 
 
 def _bar_class(advance: Callable[[int], None]) -> type[Any]:

@@ -16,6 +16,7 @@ from quantprobe.hub.card_section import BEGIN, END
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.results import read_results, write_results
 
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")  # huggingface_hub 2.4's own
 CARD = '---\nlicense: "mit" # ours\n---\n# My quants\n\nWords.'
 
 

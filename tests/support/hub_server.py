@@ -185,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self._body()
         self.hub.requests.append(("POST", path, ""))
         match = _API.fullmatch(path)
         if path == "/api/validate-yaml":
@@ -205,6 +205,16 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._json(404, {"error": f"no {path}"})
 
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
     def _commit(self, repo: str, body: bytes) -> None:
         lines = [json.loads(line) for line in body.splitlines()]
         header = next(line["value"] for line in lines if line["key"] == "header")
@@ -223,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(200, {"commitOid": oid, "commitUrl": f"{self.hub.endpoint}/{repo}/commit/{oid}"})
 
     def do_PUT(self) -> None:
-        data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        data = self._body()
         self.hub.uploads[hashlib.sha256(data).hexdigest()] = data
         self._json(200, {})
 

@@ -70,11 +70,9 @@ def _agreed(question: str) -> bool:
 
 def _show(publication: Publication, output: Output) -> None:
     """The card's difference, and every file with its size."""
-    from quantprobe.report.numbers import format_size
-
     for line in publication.diff():
         output.say(line)
     for note in publication.notes:
         output.say(note)
     for upload in publication.uploads:
-        output.say(f"{upload.state:<7}  {format_size(upload.size):>9}  {upload.path}")
+        output.say(f"{upload.state:<7}  {upload.size:>15,} B  {upload.path}")
