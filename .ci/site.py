@@ -9,7 +9,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-OUTSIDE = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE")
+OUTSIDE = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "Containerfile", "LICENSE")
 FOLDERS = ("bench", "examples")
 SKIPPED = {"__pycache__"}
 
@@ -27,9 +27,11 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """On the site `docs/` is the root: links into it lose that part. A folder is its README; without one, no link."""
-    markdown = re.sub(r"\]\(((?:\.\./)*)docs/", r"](\1", markdown)
+    if (CHECKOUT / "docs" / page.file.src_uri).is_file():
+        return re.sub(r"\]\(\.\./", "](", markdown)
     here = (CHECKOUT / page.file.src_uri).parent
-    return re.sub(r"\[([^\]]*)\]\(([^):#]*)/\)", lambda link: _folder_link(here, link[1], link[2]), markdown)
+    markdown = re.sub(r"\[([^\]]*)\]\(([^):#]*)/\)", lambda link: _folder_link(here, link[1], link[2]), markdown)
+    return re.sub(r"\]\(((?:\.\./)*)docs/", r"](\1", markdown)
 
 
 def _folder_link(here: Path, text: str, folder: str) -> str:

@@ -168,3 +168,11 @@ def test_every_promise_names_tests_that_are_there() -> None:
         for file, test in shown:
             text = (CHECKOUT / file).read_text(encoding="utf-8")
             assert not test or f"def {test}(" in text, f"{file} has no {test}"
+
+
+def test_the_example_of_a_workflow_calls_commands_that_there_are() -> None:
+    text = (CHECKOUT / "examples" / "workflows" / "release.yml").read_text(encoding="utf-8")
+    commands = [shlex.split(line)[1:] for line in re.findall(r"^ +run: (quantprobe .*)$", text, re.MULTILINE)]
+    assert len(commands) == 4
+    for arguments in commands:
+        assert not isinstance(parse(arguments), click.Group)
