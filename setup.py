@@ -5,7 +5,7 @@ import sysconfig
 
 from setuptools import setup
 
-# nanobind's stable ABI begins with Python 3.12: one wheel from there on. Free-threaded interpreters have none before 3.15.
+# nanobind's stable ABI begins with Python 3.12: one wheel serves every later version. Free-threaded ones have none.
 STABLE = sys.version_info >= (3, 12) and not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 setup(cmake_source_dir=".", options={"bdist_wheel": {"py_limited_api": "cp312"}} if STABLE else {})
