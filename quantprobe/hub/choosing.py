@@ -31,6 +31,11 @@ class Choice:
         return model_name(Path(self.path))
 
     @property
+    def address(self) -> str:
+        """Where it is, without the commit."""
+        return f"{self.listing.address.repository}/{self.path}"
+
+    @property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
@@ -139,7 +144,7 @@ def _stem(model: Choice) -> str:
 
 
 def _examples(found: Sequence[Choice]) -> str:
-    named = [f"{model.listing.address.repository}/{model.path}" for model in found[:MAX_LISTED]]
+    named = [model.address for model in found[:MAX_LISTED]]
     return " or ".join(named) + (f" (and {len(found) - MAX_LISTED} more)" if len(found) > MAX_LISTED else "")
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from quantprobe.errors import InputError
 from quantprobe.gguf.digests import content_digest
 from quantprobe.hub.choosing import Choice
-from quantprobe.hub.client import HubFile, Listing, cache_folder, delete_file, fetch_file, is_cached, require_intact
+from quantprobe.hub.client import HubFile, Listing, cache_folder, fetch_file, is_cached, require_intact
 
 if TYPE_CHECKING:
     from quantprobe.sweep.inputs import Progress
@@ -36,9 +35,10 @@ class Plan:
         """Bytes of what the cache does not have."""
         return sum(file.size for _, file in self.missing)
 
-    def is_missing(self, choice: Choice) -> bool:
-        """Whether any file of an input has to be fetched."""
-        return any(file in choice.files and listing.commit == choice.listing.commit for listing, file in self.missing)
+    def missing_of(self, choice: Choice) -> int:
+        """Bytes of one input that the cache does not have."""
+        wanted = {(choice.listing.address.repository, file.path) for file in choice.files}
+        return sum(file.size for of, file in self.missing if (of.address.repository, file.path) in wanted)
 
     def sentence(self) -> str:
         """What is needed and what is free, in one line."""
@@ -119,18 +119,3 @@ def _verify(path: Path, file: HubFile, progress: Progress) -> None:
 def _snapshot(choice: Choice, first: Path) -> Path:
     """The folder of the repository at this commit, from where the first file of an input lies."""
     return first.parents[choice.files[0].path.count("/")]
-
-
-@contextmanager
-def lend(choice: Choice, progress: Progress) -> Iterator[Path]:
-    """One model on this disk for the length of a block: fetched now, and deleted after it.
-
-    If the block fails, the file stays for the next try; so does one that was in the cache before.
-    """
-    plan = plan_fetching([choice])
-    require_space(plan)
-    (path,) = fetch_all(plan, progress)
-    yield path
-    snapshot = path.parents[choice.path.count("/")]
-    for _, file in plan.missing:
-        delete_file(snapshot / file.path)

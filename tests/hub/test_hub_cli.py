@@ -46,6 +46,29 @@ def test_a_repository_is_swept(cohort: Hub, tmp_path: Path) -> None:
     assert "Everything is in " in again.stderr
 
 
+def test_with_keep_none_quants_go_when_they_are_measured(cohort: Hub, tmp_path: Path) -> None:
+    kept = succeed(*sweep(tmp_path, "hf://me/tiny-GGUF:F32", "hf://me/tiny-GGUF"))
+    whole = results(tmp_path / "run")["quants"]
+    (tmp_path / "cache").rename(tmp_path / "other cache")
+    (tmp_path / "run").rename(tmp_path / "other run")
+    done = succeed(*sweep(tmp_path, "hf://me/tiny-GGUF:F32", "hf://me/tiny-GGUF", "--keep", "none"))
+    assert "one at a time, and deleted when measured: 2 models" in done.stderr
+    assert "one at a time" not in kept.stderr
+    assert results(tmp_path / "run")["quants"] == whole
+    assert [path.name for path in (tmp_path / "cache").rglob("*.gguf")] == ["tiny-F32.gguf"]
+    n_fetched = len(cohort.ranges())
+    succeed(*sweep(tmp_path, "hf://me/tiny-GGUF:F32", "hf://me/tiny-GGUF", "--keep", "none"))
+    assert results(tmp_path / "run")["quants"] == whole
+    assert len(cohort.ranges()) == n_fetched
+
+
+def test_two_models_of_one_name_are_refused_before_anything_is_fetched(cohort: Hub, tmp_path: Path) -> None:
+    cohort.repository("you/tiny-GGUF", {"tiny-Q8_0.gguf": b"x"})
+    line = fail(*sweep(tmp_path, "hf://me/tiny-GGUF:F32", "hf://me/tiny-GGUF:Q8_0", "hf://you/tiny-GGUF:Q8_0"))
+    assert "hf://me/tiny-GGUF/tiny-Q8_0.gguf and hf://you/tiny-GGUF/tiny-Q8_0.gguf have one name" in line
+    assert cohort.ranges() == []
+
+
 def test_a_capture_of_the_hub_is_compared_with(cohort: Hub, tmp_path: Path) -> None:
     local = tmp_path / "tiny.qpc"
     succeed(

@@ -16,7 +16,9 @@ from quantprobe.gguf.source import hub_source
 from quantprobe.hub.address import HubAddress, is_address, parse_address
 from quantprobe.hub.choosing import choose_models, choose_one
 from quantprobe.hub.client import list_files
-from quantprobe.hub.fetching import fetch_all, lend, plan_fetching, require_space
+from quantprobe.hub.fetching import fetch_all, plan_fetching, require_space
+from quantprobe.hub.supply import HubSupply
+from quantprobe.run.folder import RunFolder
 from quantprobe.sweep.inputs import SILENT
 
 FILES = {
@@ -221,24 +223,32 @@ def test_other_bytes_than_listed_are_refused_and_deleted(repo: Hub) -> None:
     assert get("hf://me/model:Q8_0").read_bytes() == FILES["model-Q8_0.gguf"]
 
 
-def test_a_lent_model_is_deleted_unless_it_was_there(repo: Hub) -> None:
+def test_a_lent_model_is_deleted_unless_it_was_there(repo: Hub, tmp_path: Path) -> None:
     choice = choose_one(list_files(parse_address("hf://me/model:Q6_K")))
-    with lend(choice, SILENT) as path:
+    supply = HubSupply(tmp_path / "base.gguf", RunFolder(tmp_path / "run"), [choice], SILENT)
+    with supply.lend(choice) as path:
         content = [part.resolve() for part in path.parent.iterdir()]
         assert len(content) == 2
     assert not path.exists()
     assert not any(part.exists() for part in content)
     kept = get("hf://me/model:Q6_K")
-    with lend(choice, SILENT):
+    other = HubSupply(tmp_path / "base.gguf", RunFolder(tmp_path / "other"), [choice], SILENT)
+    with other.lend(choice):
         pass
     assert kept.exists()
 
 
-def test_a_lent_model_stays_if_the_work_fails(repo: Hub) -> None:
+def test_a_lent_model_stays_if_the_work_fails_and_goes_when_it_is_done(repo: Hub, tmp_path: Path) -> None:
     choice = choose_one(list_files(parse_address("hf://me/model:Q8_0")))
-    with pytest.raises(RuntimeError), lend(choice, SILENT) as path:
+    supply = HubSupply(tmp_path / "base.gguf", RunFolder(tmp_path / "run"), [choice], SILENT)
+    with pytest.raises(RuntimeError), supply.lend(choice) as path:
         raise RuntimeError
     assert path.exists()
+    n_before = len(repo.ranges())
+    with supply.lend(choice) as again:
+        assert again == path
+    assert len(repo.ranges()) == n_before
+    assert not path.exists()
 
 
 def test_offline_takes_what_the_cache_has(repo: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,9 @@ from quantprobe.errors import InputError
 if TYPE_CHECKING:
     from quantprobe.hub.choosing import Choice
     from quantprobe.hub.fetching import Plan
+    from quantprobe.hub.supply import HubSupply
     from quantprobe.report.tables.cells import Table
+    from quantprobe.sweep import Progress
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -62,20 +64,47 @@ def _split(parameter: str, value: str) -> tuple[str, str]:
     return "", value
 
 
+def supplies_of(
+    base: Path, run: Path, on_demand: Sequence[Choice], quants: Sequence[Path], progress: Progress
+) -> list[HubSupply]:
+    """The models that are fetched when they are measured, as `sweep` takes them; none where there are none."""
+    if not on_demand:
+        return []
+    from quantprobe.hub.supply import HubSupply
+    from quantprobe.run.folder import RunFolder
+
+    supply = HubSupply(base, RunFolder(run), on_demand, progress)
+    supply.check_names(quants)
+    return [supply]
+
+
 def _fetched(kwargs: Mapping[str, Any], addresses: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """The arguments with local paths in place of addresses."""
+    """The arguments with local paths in place of addresses.
+
+    With `--keep none` quants are not fetched: the command gets them as `on_demand`.
+    """
     from quantprobe.cli.shared.progress import open_progress
     from quantprobe.hub.fetching import fetch_all, plan_fetching, require_space
 
     chosen = _choose(addresses)
-    plan = plan_fetching(choice for choices in chosen.values() for choice in choices)
-    _show(plan)
-    require_space(plan)
+    later = {place for place in chosen if place[0] == "quants" and kwargs.get("keep") == "none"}
+    on_demand = [choice for place in chosen if place in later for choice in chosen[place]]
+    plan = plan_fetching(choice for place in chosen if place not in later for choice in chosen[place])
+    plan_later = plan_fetching(on_demand)
+    _show([plan, plan_later])
+    largest = max((plan_later.missing_of(choice) for choice in on_demand), default=0)
+    require_space(plan, plan.needed_bytes + largest)
     with open_progress() as progress:
         progress.note(plan.sentence())
+        if on_demand:
+            progress.note(
+                f"Quants are fetched one at a time, and deleted when measured: {len(on_demand)} models, "
+                f"{plan_later.needed_bytes / 1e9:,.2f} GB in all, at most {largest / 1e9:,.2f} GB at once"
+            )
         paths = iter(fetch_all(plan, progress))
-    local = {place: [next(paths) for _ in choices] for place, choices in chosen.items()}
-    return {name: _replaced(name, value, local) if name in addresses else value for name, value in kwargs.items()}
+    local = {place: [] if place in later else [next(paths) for _ in choices] for place, choices in chosen.items()}
+    found = {name: _replaced(name, value, local) if name in addresses else value for name, value in kwargs.items()}
+    return {**found, "on_demand": tuple(on_demand)} if on_demand else found
 
 
 def _choose(addresses: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], list[Choice]]:
@@ -101,7 +130,19 @@ def _choose(addresses: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], lis
                     raise InputError(f"{address} has no model but the base; name another repository")
             else:
                 chosen[parameter, text] = [choose_one(listing)]
+    _refuse_one_name([choice for (name, _), found in chosen.items() if name in _MODELS for choice in found])
     return chosen
+
+
+def _refuse_one_name(models: Sequence[Choice]) -> None:
+    """Authors name their files alike; their results would share a place, which is told before anything is fetched."""
+    for i, model in enumerate(models):
+        other = next((other for other in models[:i] if other.name == model.name), None)
+        if other is not None:
+            raise InputError(
+                f"{other.address} and {model.address} have one name; sweep them into runs of their own (--out), "
+                "and report these together"
+            )
 
 
 def _replaced(parameter: str, value: Any, local: Mapping[tuple[str, str], Sequence[Path]]) -> Any:
@@ -127,9 +168,9 @@ def _name(parameter: str, path: Path) -> str:
     return f"{path.name if path.is_dir() else path.stem}=" if parameter in _NAMED else ""
 
 
-def _show(plan: Plan) -> None:
+def _show(plans: Sequence[Plan]) -> None:
     """The sizes, on standard error, where there is more than one file to think about."""
-    if len(plan.choices) < 2:
+    if sum(len(plan.choices) for plan in plans) < 2:
         return
     from rich.console import Console
 
@@ -139,20 +180,21 @@ def _show(plan: Plan) -> None:
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
         console = Console(stderr=True, highlight=False, width=UNLIMITED)
-    for table in terminal_tables(_size_table(plan), console.width):
+    for table in terminal_tables(_size_table(plans), console.width):
         console.print(table)
 
 
-def _size_table(plan: Plan) -> Table:
+def _size_table(plans: Sequence[Plan]) -> Table:
     from quantprobe.report.tables.cells import Column, Table, count_cell, plain_cell, text_cell
 
     rows = tuple(
         (
-            text_cell(f"{choice.listing.address.repository}/{choice.path}"),
+            text_cell(choice.address),
             plain_cell(choice.size / 1e9),
             count_cell(len(choice.files)),
-            text_cell("fetch" if plan.is_missing(choice) else "here"),
+            text_cell("fetch" if plan.missing_of(choice) else "here"),
         )
+        for plan in plans
         for choice in plan.choices
     )
     columns = (Column("From the hub"), Column("Size", "GB"), Column("Files", priority=2), Column("State"))
