@@ -249,10 +249,10 @@ def _bar_class(advance: Callable[[int], None]) -> type[Any]:
         def update_transfer(self, n: int = 1) -> None:
             """Bytes on the wire; only those of the file are counted."""
 
-        def set_postfix_str(self, *_: Any, **__: Any) -> None: ...
-        def set_description(self, *_: Any, **__: Any) -> None: ...
-        def refresh(self) -> None: ...
-        def close(self) -> None: ...
+        def __getattr__(self, name: str) -> Callable[..., None]:
+            """Whatever else a bar is told: descriptions, rates, to be drawn again."""
+            return lambda *_, **__: None
+
         def __enter__(self) -> Bar:
             return self
 

@@ -72,8 +72,8 @@ def compare_quants(
     error of the mean KLD is as small.
 
     Each of `variants` makes a line of its own of every file, and of the base all but the run's own. The quants of
-    `supplies` are made or fetched when they are needed, and deleted when they have been measured. `calibration` are texts that
-    quants were calibrated on (`sweep.calibration`).
+    `supplies` are made or fetched when they are needed, and deleted when they have been measured. `calibration` are
+    texts that quants were calibrated on (`sweep.calibration`).
 
     Rows already measured (same base rows, probe, quant content and settings) are read from `run`. Several processes may
     work on one run: each quant is measured by one of them. What earlier calls measured and still fits stays in

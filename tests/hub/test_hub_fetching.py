@@ -15,7 +15,7 @@ from quantprobe.gguf.model import read_model_info
 from quantprobe.gguf.source import hub_source
 from quantprobe.hub.address import HubAddress, is_address, parse_address
 from quantprobe.hub.choosing import choose_models, choose_one
-from quantprobe.hub.client import list_files
+from quantprobe.hub.client import _bar_class, list_files
 from quantprobe.hub.fetching import fetch_all, plan_fetching, require_space
 from quantprobe.hub.supply import HubSupply
 from quantprobe.run.folder import RunFolder
@@ -211,6 +211,28 @@ def test_a_connection_that_is_reset_is_tried_again(repo: Hub) -> None:
     repo.resets = 5
     with pytest.raises(InputError, match="cannot be reached"):
         get("hf://me/model:Q4_K_M")
+
+
+def test_bytes_that_come_by_xet_are_counted_once() -> None:
+    """The real hub sends large files by another protocol, which no server here speaks; its reporter is the real one."""
+    reporting = pytest.importorskip(
+        "huggingface_hub.utils._xet_progress_reporting", reason="this huggingface_hub reports otherwise"
+    )
+    told: list[int] = []
+    bars = reporting.XetDownloadProgressReporter(
+        reconstruction_desc="", total=100, log_level=30, name="test", tqdm_class=_bar_class(told.append)
+    )
+    with bars as reporter:
+        for done in (10, 40, 100):
+            report = SimpleNamespace(
+                total_bytes=100,
+                total_bytes_completed=done,
+                total_bytes_completion_rate=1.0,
+                total_transfer_bytes_completed=done // 2,
+                total_transfer_bytes_completion_rate=1.0,
+            )
+            reporter.update_progress(report)
+    assert told == [10, 30, 60]
 
 
 def test_other_bytes_than_listed_are_refused_and_deleted(repo: Hub) -> None:
