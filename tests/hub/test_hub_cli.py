@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 from hub_server import Hub
-from road_cases import fail, results, run, succeed
+from road_cases import fail, results, run, run_process, succeed
 from tiny_gguf import write_tiny
+
+from quantprobe.hub.fetching import Plan, fetch_all
+from quantprobe.sweep import Progress
 
 
 @pytest.fixture
@@ -46,7 +49,17 @@ def test_a_repository_is_swept(cohort: Hub, tmp_path: Path) -> None:
     assert "Everything is in " in again.stderr
 
 
-def test_with_keep_none_quants_go_when_they_are_measured(cohort: Hub, tmp_path: Path) -> None:
+def test_with_keep_none_quants_go_when_they_are_measured(
+    cohort: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together: list[list[str]] = []
+
+    def counting(plan: Plan, progress: Progress) -> list[Path]:
+        paths = fetch_all(plan, progress)
+        together.append(sorted(path.name for path in (tmp_path / "cache").rglob("*.gguf")))
+        return paths
+
+    monkeypatch.setattr("quantprobe.hub.supply.fetch_all", counting)
     kept = succeed(*sweep(tmp_path, "hf://me/tiny-GGUF:F32", "hf://me/tiny-GGUF"))
     whole = results(tmp_path / "run")["quants"]
     (tmp_path / "cache").rename(tmp_path / "other cache")
@@ -56,6 +69,8 @@ def test_with_keep_none_quants_go_when_they_are_measured(cohort: Hub, tmp_path: 
     assert "one at a time" not in kept.stderr
     assert results(tmp_path / "run")["quants"] == whole
     assert [path.name for path in (tmp_path / "cache").rglob("*.gguf")] == ["tiny-F32.gguf"]
+    parts = ["tiny-Q4_0-00001-of-00002.gguf", "tiny-Q4_0-00002-of-00002.gguf"]
+    assert together == [["tiny-F32.gguf", "tiny-Q8_0.gguf"], ["tiny-F32.gguf", *parts]]
     n_fetched = len(cohort.ranges())
     succeed(*sweep(tmp_path, "hf://me/tiny-GGUF:F32", "hf://me/tiny-GGUF", "--keep", "none"))
     assert results(tmp_path / "run")["quants"] == whole
@@ -104,3 +119,16 @@ def test_no_room_is_told_before_anything_is_fetched(
 
 def test_a_file_of_the_hub_is_inspected(cohort: Hub) -> None:
     assert "tiny-Q8_0" in succeed("inspect", "hf://me/tiny-GGUF:Q8_0").stdout
+
+
+def test_the_endpoint_and_the_cache_are_those_of_the_environment(
+    cohort: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = {"HF_ENDPOINT": cohort.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    done = run_process("inspect", "hf://me/tiny-GGUF:Q8_0")
+    assert done.status == 0, done.stderr
+    assert [path.name for path in (tmp_path / "home").rglob("*.gguf")] == ["tiny-Q8_0.gguf"]
