@@ -16,7 +16,7 @@ MODULES: Mapping[str, Path] = {
 
 LAYERS = (
     *("errors", "arrays", "gguf", "imatrix", "settings", "probes", "metrics", "stats", "run", "capture"),
-    *("engine", "checks", "sweep", "blame", "study", "imports", "report", "api", "cli"),
+    *("engine", "checks", "sweep", "blame", "study", "imports", "report", "hub", "api", "cli"),
 )
 LAYER_OF = {
     **dict.fromkeys(("names", "files", "locks", "compiling", "limits"), "arrays"),
@@ -26,7 +26,12 @@ LAYER_OF = {
 ROOT = "quantprobe"
 
 # Outside the package: who may import it. A module is named by its layer, or by the start of its dotted name.
-OWNERS = {"llama_cpp": "quantprobe.engine", "matplotlib": "quantprobe.report.plots", "click": "quantprobe.cli"}
+OWNERS = {
+    "llama_cpp": "quantprobe.engine",
+    "matplotlib": "quantprobe.report.plots",
+    "click": "quantprobe.cli",
+    "huggingface_hub": "quantprobe.hub",
+}
 MAX_LINES = 380
 
 

@@ -36,6 +36,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def dump_meta(meta: CaptureMeta, complete: bool) -> bytes:
     """The bytes of `meta.json`; its `sha256` covers every other value in it."""
     content = {**asdict(meta), "complete": complete}
+    if not meta.base.source:
+        del content["base"]["source"]
     return json.dumps({"sha256": _digest(content), **content}, indent=1, allow_nan=False).encode("ascii")
 
 
@@ -166,6 +168,7 @@ def _read_base(fields: _Fields) -> ModelIdentity:
         architecture=fields.text("architecture"),
         n_vocab=fields.count("n_vocab"),
         tokenizer_sha256=fields.text("tokenizer_sha256"),
+        source=fields.text("source") if "source" in fields.content else "",
     )
 
 

@@ -179,11 +179,11 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     "Make": {
         "imatrix": "Collect, show, merge, compare and convert importance matrices.",
         "quantize": "Make a cohort of quants, with their sizes predicted first.",
-        "recipe": "Choose a type for each group of tensors of a blame, under a size.",
+        "recipe": "Choose a type for each group of tensors under a size limit, and verify the choice.",
     },
     "Measure": {
         "sweep": "Measure quants against their base: the main command.",
-        "blame": "Measure what each group of tensors of a quant costs.",
+        "blame": "Ask which tensors of a quant cost distance, and which cost answers.",
         "capture": "Store the base's output, to compare quants later or elsewhere.",
         "compare": "Compare quants with a captured base.",
         "demo": "Make quants of a small model, measure them, explain the results.",
@@ -197,6 +197,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "report": "Write the HTML page, the plots and the model card of a run.",
         "study": "Ask whether fidelity predicts accuracy, and which quant to take.",
         "diff": "Compare two runs of the same quants: what moved beyond noise.",
+        "publish": "Put a run's table, plots and numbers into a model card on the hub.",
     },
     "Bring results from elsewhere": {
         "direction": "Compare answers produced by another program.",

@@ -17,6 +17,7 @@ from quantprobe.gguf.digests import content_digest
 from quantprobe.gguf.file_types import file_type_of
 from quantprobe.gguf.header import ArrayField, Header, Tensor
 from quantprobe.gguf.parts import find_tensor, model_name, read_parts, read_span, split_paths
+from quantprobe.gguf.source import hub_source
 
 __all__ = [
     "HeadSource",
@@ -102,6 +103,8 @@ class ModelIdentity:
     architecture: str = ""
     n_vocab: int | None = None
     tokenizer_sha256: str = ""
+    source: str = ""
+    """Where on the hub the file came from, `hf://OWNER/REPO@COMMIT/FILE`; empty if from elsewhere."""
 
     @property
     def size_gb(self) -> float | None:
@@ -149,7 +152,8 @@ class ModelInfo:
         """What is recorded of this model."""
         return ModelIdentity(
             name=self.name,
-            path=str(self.path.resolve()),
+            # the file's own name stays: the hub's cache links it to a file that is named by its digest
+            path=str(self.path.parent.resolve() / self.path.name),
             sha256=self.sha256,
             size_bytes=self.size_bytes,
             bpw=self.bpw,
@@ -157,6 +161,7 @@ class ModelInfo:
             architecture=self.architecture,
             n_vocab=self.n_vocab,
             tokenizer_sha256=self.tokenizer_sha256,
+            source=hub_source(self.path),
         )
 
 

@@ -58,6 +58,11 @@ class RunFolder:
         return self.path / "quants"
 
     @property
+    def fetched(self) -> Path:
+        """The record of quants that were fetched one at a time."""
+        return self.path / "fetched.json"
+
+    @property
     def results_lock(self) -> Path:
         """Held while `results.json` and what is made of it are read, merged and written."""
         return self.path / "results.lock"

@@ -221,6 +221,9 @@ def results_document(results: Results) -> dict[str, Any]:
             del document[name]
     if document["machine_floor"] is None:
         del document["machine_floor"]
+    for model in (document["base"], *document["quants"]):
+        if not model["source"]:
+            del model["source"]
     for quant in document["quants"]:
         if quant["files"] == {"texts": {}, "tasks": {}}:
             del quant["files"]

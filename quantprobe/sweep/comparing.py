@@ -30,7 +30,7 @@ from quantprobe.sweep.judged import judge_all, stop_rule
 from quantprobe.sweep.keeping import earlier_results, with_earlier
 from quantprobe.sweep.lines import OWN, Line, Variant, lines_of, measure_lines, plan_lines
 from quantprobe.sweep.machine_floor import Comparison, find_base, require_same_settings
-from quantprobe.sweep.making import Findings, OnDemand, Workshop, with_findings
+from quantprobe.sweep.making import Findings, OnDemand, Supply, with_findings
 from quantprobe.sweep.measuring import Measuring
 from quantprobe.sweep.recorded import record_settings
 
@@ -61,7 +61,7 @@ def compare_quants(
     probes: Sequence[str] | None = None,
     replaces: bool = False,
     variants: Sequence[Variant] = (OWN,),
-    workshop: Workshop | None = None,
+    supplies: Sequence[Supply[Any]] = (),
     calibration: Sequence[Path] = (),
 ) -> Outcome:
     """Decode every quant over the probes of a capture, open or by its path, compare row by row, write `results.json`.
@@ -72,9 +72,9 @@ def compare_quants(
     its verdict is settled or that budget is spent; with `precision` windows of a text are decoded until the relative
     error of the mean KLD is as small.
 
-    Each of `variants` makes a line of its own of every file, and of the base all but the run's own. The quants of a
-    `workshop` are made when they are needed, and deleted when they have been measured. `calibration` are texts that
-    quants were calibrated on (`sweep.calibration`).
+    Each of `variants` makes a line of its own of every file, and of the base all but the run's own. The quants of
+    `supplies` are made or fetched when they are needed, and deleted when they have been measured. `calibration` are
+    texts that quants were calibrated on (`sweep.calibration`).
 
     Rows already measured (same base rows, probe, quant content and settings) are read from `run`. Several processes may
     work on one run: each quant is measured by one of them. What earlier calls measured and still fits stays in
@@ -104,17 +104,17 @@ def compare_quants(
 
     lines, findings = lines_of_files(quants)
     lines = [*base_lines(here, variants), *lines]
-    demand = None if workshop is None else OnDemand(workshop, measuring, variants, before, decide is not None)
-    plan_lines(measuring, lines, 0 if demand is None else demand.n_lines_left, decide is not None)
+    demands = [OnDemand(supply, measuring, variants, before, decide is not None) for supply in supplies]
+    plan_lines(measuring, lines, sum(demand.n_lines_left for demand in demands), decide is not None)
     names = {line.info.name for line in lines} | {quant.name for quant in (earlier.quants if earlier else ())}
-    names |= set() if demand is None else demand.names
+    names = names.union(*(demand.names for demand in demands))
     plan = None if decide is None else DecidePlan(stop_rule(len(names), margin), decide)
     of_tasks = {name: one.grouping for name, one in facts.items()}
     measured = with_findings(measure_lines(measuring, lines, plan, of_tasks), findings)
-    if demand is not None:
+    for demand in demands:
         measured += demand.measure(plan, of_tasks, lines_of_files)
     measuring.forget_logits()
-    any_info = lines[0].info if lines or workshop is None else read_measurable(workshop.base)
+    any_info = lines[0].info if lines or not supplies else read_measurable(supplies[0].base)
     with locked(folder.results_lock, lambda: progress.note(f"another process is writing {folder.results}; waiting")):
         # read again: another process may have added to it
         earlier = None if replaces else earlier_results(measuring, notes=False)

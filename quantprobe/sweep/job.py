@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from quantprobe.run.folder import RunFolder
 from quantprobe.settings import EQUIVALENCE_MARGIN, Settings
@@ -12,7 +13,7 @@ from quantprobe.sweep.comparing import Outcome, compare_quants, read_quants
 from quantprobe.sweep.deciding import Budget
 from quantprobe.sweep.inputs import Inputs, Progress, read_measurable
 from quantprobe.sweep.lines import OWN, Variant
-from quantprobe.sweep.making import Making, Workshop
+from quantprobe.sweep.making import Making, Supply, Workshop
 from quantprobe.sweep.prepared import prepare
 
 
@@ -32,6 +33,7 @@ def sweep(
     replaces: bool = False,
     variants: Sequence[Variant] = (OWN,),
     making: Making | None = None,
+    supplies: Sequence[Supply[Any]] = (),
     calibration: Sequence[Path] = (),
 ) -> Outcome:
     """Measure quants against their base on texts and tasks; everything is kept under `run`.
@@ -41,8 +43,8 @@ def sweep(
     into the capture that is there; one that has changed takes the place of the old.
 
     Quants of `making` are made in `RUN/quants` and measured after the `quants` given: all of them beforehand if their
-    files stay, else each when it is needed. `variants` are cache types that make lines of their own (`sweep.lines`).
-    `calibration` are texts that quants were calibrated on.
+    files stay, else each when it is needed. Those of `supplies` come when they are needed, and go. `variants` are cache
+    types that make lines of their own (`sweep.lines`). `calibration` are texts that quants were calibrated on.
     """
     read_quants(quants, read_measurable(base))
     folder = RunFolder(run)
@@ -50,7 +52,9 @@ def sweep(
     if workshop is not None:
         workshop.check_names(quants)
     prepared = prepare(base, inputs, settings, progress)
-    n_lines = len(variants) * (len(quants) + (len(making.orders) if making is not None else 0)) + len(variants) - 1
+    n_made = len(making.orders) if making is not None else 0
+    n_files = len(quants) + n_made + sum(len(supply.orders) for supply in supplies)
+    n_lines = len(variants) * n_files + len(variants) - 1
     path = folder.capture(prepared.key(kind))
     capture = capture_prepared(prepared, path, progress, kind=kind, n_quants=n_lines, replaces=True)
     if workshop is not None and making is not None and making.keeps_files:
@@ -60,5 +64,5 @@ def sweep(
         capture, quants, settings, run, progress, base_model=base, llama_compat=llama_compat, margin=margin,
         groupings={task.given.name: task.grouping for task in prepared.tasks}, decide=decide, precision=precision,
         probes=list(prepared.sources()), replaces=replaces,
-        variants=variants, workshop=workshop, calibration=calibration,
+        variants=variants, supplies=[*supplies, *([] if workshop is None else [workshop])], calibration=calibration,
     )  # fmt: skip

@@ -1,12 +1,13 @@
-"""Quants that a sweep makes itself: all of them beforehand, or each when it is needed, deleted once it is measured."""
+"""Quants that a sweep makes or gets itself: all beforehand, or each when it is needed, deleted once it is measured."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from quantprobe.engine.quantize_plan import QuantPlan
 from quantprobe.engine.recipe import Recipe
@@ -39,6 +40,38 @@ def plan_making(base: Path, types: Sequence[str], imatrices: Sequence[Path | Non
     """Plan the quants of `base`, and refuse what cannot be made; see `order_quants` and `plan_quants`."""
     orders = order_quants(base, types, imatrices, Recipe("F32"))
     return Making(tuple(orders), tuple(plan_orders(base, orders)), keeps_files)
+
+
+class Named(Protocol):
+    """A quant that is not there yet; its name is that of its file, with or without `.gguf`."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Item = TypeVar("Item", bound=Named)
+
+
+class Supply(Protocol[Item]):
+    """Where quants come from whose files exist only as long as they are measured."""
+
+    base: Path
+
+    @property
+    def orders(self) -> Sequence[Item]:
+        """All of them."""
+
+    def finished(self, order: Item) -> Quant | None:
+        """What is recorded of one that was measured, without its numbers; None if it was not."""
+
+    def lend(self, order: Item) -> AbstractContextManager[Path]:
+        """Its file, there for the length of a block. It stays if the block fails."""
+
+    def remember(self, order: Item, quant: Quant) -> None:
+        """Record what was measured, before its file is deleted."""
+
+    def lock(self, order: Item) -> Path:
+        """Held while one is made or fetched, measured and deleted."""
 
 
 class Workshop:
@@ -113,13 +146,13 @@ class OnDemand:
 
     def __init__(
         self,
-        workshop: Workshop,
+        supply: Supply[Any],
         measuring: Measuring,
         variants: Sequence[Variant],
         earlier: Results | None,
         in_part: bool,
     ) -> None:
-        self._workshop = workshop
+        self._supply = supply
         self._measuring = measuring
         self._variants = variants
         self._in_part = in_part
@@ -128,28 +161,28 @@ class OnDemand:
     @property
     def names(self) -> set[str]:
         """Of all lines."""
-        stems = [model_name(Path(order.name)) for order in self._workshop.orders]
+        stems = [model_name(Path(order.name)) for order in self._supply.orders]
         return {line_name(stem, variant) for stem in stems for variant in self._variants}
 
     @property
     def n_lines_left(self) -> int:
         """Lines of files that are not measured yet."""
-        return len(self._variants) * sum(self._done(order) is None for order in self._workshop.orders)
+        return len(self._variants) * sum(self._done(order) is None for order in self._supply.orders)
 
     def measure(
         self, decide: DecidePlan | None, groupings: Mapping[str, str], lines_of_files: LinesOfFiles
     ) -> list[UnjudgedQuant]:
         """All lines of all quants, in order; `lines_of_files` reads and checks one that was made."""
         found: list[UnjudgedQuant] = []
-        for order in self._workshop.orders:
+        for order in self._supply.orders:
             done = self._done(order)
             if done is None:
-                with locked(self._workshop.lock(order), lambda name=order.name: self._tell(name)):  # type: ignore[misc]
+                with locked(self._supply.lock(order), lambda name=order.name: self._tell(name)):  # type: ignore[misc]
                     done = self._done(order)  # by another process, while this one waited
                     if done is None:
                         found += self._make_and_measure(order, decide, groupings, lines_of_files)
                         continue
-            info = read_model_info(self._workshop.base)
+            info = read_model_info(self._supply.base)
             found += [measured_before(self._measuring, quant, info) for quant in done]
         return found
 
@@ -159,16 +192,16 @@ class OnDemand:
     def _make_and_measure(
         self, order: Order, decide: DecidePlan | None, groupings: Mapping[str, str], lines_of_files: LinesOfFiles
     ) -> list[UnjudgedQuant]:
-        with self._workshop.lend(order) as path:
+        with self._supply.lend(order) as path:
             lines, findings = lines_of_files([path])
             found = with_findings(measure_lines(self._measuring, lines, decide, groupings), findings)
             bare = replace(found[0].quant, name=model_name(path), variant={}, texts={}, drawn=None)
-            self._workshop.remember(order, bare)
+            self._supply.remember(order, bare)
         return found
 
     def _done(self, order: Order) -> list[Quant] | None:
         """The lines of a quant that was measured on everything that this run asks for; None if anything is missing."""
-        quant = self._workshop.finished(order)
+        quant = self._supply.finished(order)
         if quant is None:
             return None
         lines = [replace(quant, name=line_name(quant.name, variant), variant=variant) for variant in self._variants]

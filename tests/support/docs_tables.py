@@ -86,6 +86,7 @@ MEANINGS: Mapping[str, str] = {
     "ModelIdentity.architecture": "`general.architecture`",
     "ModelIdentity.n_vocab": "tokens of the vocabulary",
     "ModelIdentity.tokenizer_sha256": "digest of what turns text into tokens",
+    "ModelIdentity.source": "where on the hub it came from, `hf://OWNER/REPO@COMMIT/FILE`; left out if from elsewhere",
     "NullControl.texts": "by text",
     "NullControl.tasks": "by task",
     "NullText.kld_mean": "mean KLD (nats) of the base against itself",

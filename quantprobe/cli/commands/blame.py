@@ -39,7 +39,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return seconds
 
 
-@click.command(short_help="Ask which tensors of a quant cost distance, and which cost answers.")
+@click.command()
 @base_argument
 @click.argument("quant", type=PathType())
 @input_options
@@ -93,7 +93,7 @@ def blame(
     settings: Settings,
     json_path: str | None,
 ) -> None:
-    """Measure what each group of tensors of a quant costs.
+    """Measure what each group of tensors of QUANT costs against BASE.
 
     Hybrids take some tensors from BASE and the others from QUANT, one at a time on disk, and are measured as in sweep.
     Effects are paired on the same rows and questions; their intervals hold for all groups together. Re-run the command

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from quantprobe.cli.shared.hub_inputs import hub_inputs
 from quantprobe.cli.shared.model_args import find_base
 from quantprobe.cli.shared.options import PathType, base_argument, input_options, json_option
 from quantprobe.cli.shared.output import open_output
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@hub_inputs
 @base_argument
 @input_options
 @click.option("-o", "--out", type=PathType(), help="Capture folder.  [default: the base's name + .qpc]")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quantprobe.cli.shared.decide_options import decide_options
+from quantprobe.cli.shared.hub_inputs import hub_inputs
 from quantprobe.cli.shared.model_args import find_quants
 from quantprobe.cli.shared.options import (
     PathType,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@hub_inputs
 @click.argument("capture", type=PathType())
 @quants_argument
 @click.option("-o", "--out", "run", type=PathType(), help="Run folder.  [default: the capture's name + .run]")

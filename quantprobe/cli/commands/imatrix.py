@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from quantprobe.cli.shared.hub_inputs import hub_inputs
 from quantprobe.cli.shared.model_args import find_base
 from quantprobe.cli.shared.options import PathType, base_argument, json_option
 from quantprobe.cli.shared.output import details_option, open_output
@@ -40,6 +41,7 @@ out_option = click.option(
 
 
 @imatrix.command(short_help="Collect an importance matrix on a text, as llama-imatrix does.")
+@hub_inputs
 @base_argument
 @click.option("--text", type=PathType(), required=True, metavar="FILE", help="Calibration text (UTF-8).")
 @click.option("--chunks", "n_chunks", type=click.IntRange(min=1), metavar="N", help="Windows to use.  [default: all]")

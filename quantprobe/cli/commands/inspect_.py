@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from quantprobe.cli.shared.hub_inputs import hub_inputs
 from quantprobe.cli.shared.model_args import find_base, find_quants
 from quantprobe.cli.shared.options import PathType, json_option
 from quantprobe.cli.shared.output import Output, details_option, open_output
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("inspect")
+@hub_inputs
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option(
     "--base",

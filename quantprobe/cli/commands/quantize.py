@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantprobe.cli.shared.hub_inputs import hub_inputs
 from quantprobe.cli.shared.model_args import find_base
 from quantprobe.cli.shared.options import PathType, base_argument, json_option
 from quantprobe.cli.shared.output import open_output
@@ -35,6 +36,7 @@ class ByteSize(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 
 @click.command()
+@hub_inputs
 @base_argument
 @types_option(required=True)
 @imatrix_option

@@ -41,7 +41,7 @@ class FileSize(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return size
 
 
-@click.command(short_help="Choose a type for each group of tensors under a size limit, and verify the choice.")
+@click.command()
 @click.argument("blame_run", type=PathType())
 @click.option("--size", type=FileSize(), required=True, help="Largest size of the file, such as 4.2GB; or a file's.")
 @click.option(
@@ -79,7 +79,7 @@ def recipe(
     settings: Settings,
     json_path: str | None,
 ) -> None:
-    """Choose a type for each group of tensors of a blame, under a size.
+    """Choose a type for each group of BLAME_RUN, so that the file is at most SIZE and costs the least by a model.
 
     The model takes what a group costs to grow with the square of its weight error, and costs to add up. It claims
     nothing about the file: --verify makes it and measures it on texts and questions that the blame never saw.

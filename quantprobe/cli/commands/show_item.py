@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantprobe.cli.shared.hub_inputs import hub_inputs
 from quantprobe.cli.shared.model_args import find_base
 from quantprobe.cli.shared.options import PathType, json_option, named_files, named_tasks, prompting_options
 from quantprobe.cli.shared.output import open_output
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command("show-item")
+@hub_inputs
 @click.argument("model", type=PathType(), metavar="GGUF")
 @click.argument("items", nargs=-1, metavar="[ITEM]...")
 @click.option("--task", required=True, metavar="FILE", help="Question file, or an MMLU folder.")

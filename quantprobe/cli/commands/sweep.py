@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from quantprobe.cli.shared.decide_options import decide_options
+from quantprobe.cli.shared.hub_inputs import hub_inputs, supplies_of
 from quantprobe.cli.shared.model_args import find_base, find_quants
 from quantprobe.cli.shared.options import (
     PathType,
@@ -27,11 +28,13 @@ from quantprobe.cli.shared.settings_options import varied_settings_options
 from quantprobe.errors import InputError
 
 if TYPE_CHECKING:
+    from quantprobe.hub.choosing import Choice
     from quantprobe.settings import Settings
     from quantprobe.sweep import Budget, Inputs
 
 
 @click.command()
+@hub_inputs
 @base_argument
 @click.argument("quants", nargs=-1, metavar="[QUANT]...")
 @input_options
@@ -42,7 +45,8 @@ if TYPE_CHECKING:
     type=click.Choice(["all", "none"]),
     default="all",
     show_default=True,
-    help="Whether files made for --types stay in RUN/quants, or go when they have been measured.",
+    help="Whether files that are made for --types (in RUN/quants) or fetched for hf:// stay, or are made or fetched "
+    "one at a time and go when they have been measured.",
 )
 @click.option("-o", "--out", "run", type=PathType(), help="Run folder.  [default: the base's name + .run]")
 @click.option(
@@ -75,6 +79,7 @@ def sweep(
     cache_types: Mapping[str, Sequence[str]],
     details: bool,
     json_path: str | None,
+    on_demand: Sequence[Choice] = (),
 ) -> None:
     """Measure every QUANT against BASE on texts and multiple-choice questions.
 
@@ -83,6 +88,8 @@ def sweep(
 
     --types makes quants as `quantprobe quantize` does, in RUN/quants, and measures them too. Variants of one type, by
     importance matrix or cache type, are compared in pairs: helped, hurt, or cannot be told.
+
+    Models and inputs may be addresses of the hub: hf://OWNER/REPO:Q4_K_M, or hf://OWNER/REPO for all of its quants.
 
     \b
     Examples:
@@ -94,12 +101,13 @@ def sweep(
       quantprobe sweep model-BF16.gguf --types Q4_K_M,IQ4_XS --imatrix none --imatrix a.gguf --imatrix b.gguf \\
           --text wiki.test.raw --keep none
       quantprobe sweep model-BF16.gguf quants/ --text wiki.test.raw --cache-type-k f16 --cache-type-k q8_0
+      quantprobe sweep hf://me/model-GGUF:BF16 hf://me/model-GGUF --text wiki.test.raw --keep none
     """
     from quantprobe import sweep as job
     from quantprobe.gguf.parts import model_name
 
     base = find_base(base)
-    if not quants and not types:
+    if not quants and not types and not on_demand:
         raise InputError("there is nothing to measure; give quants, or --types to make some")
     if imatrices and not types:
         raise InputError("--imatrix is used for the quants of --types; name some types, or leave it out")
@@ -127,6 +135,7 @@ def sweep(
                 replaces=replaces,
                 variants=variants,
                 making=making,
+                supplies=supplies_of(base, run, on_demand, files, progress),
                 calibration=calibration,
             )
         finish_run(outcome.results, run, output, details, outcome.llama, is_written=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from quantprobe.cli.shared.hub_inputs import hub_inputs
 from quantprobe.cli.shared.model_args import find_base, find_quants
 from quantprobe.cli.shared.options import PathType, json_option
 from quantprobe.cli.shared.output import details_option, open_output
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@hub_inputs
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--base", type=PathType(), metavar="GGUF", help="The model that the files were made from.")
 @click.option(

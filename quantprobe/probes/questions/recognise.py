@@ -84,8 +84,8 @@ def read_questions(path: Path, format: str | None = None, skip_bad: bool = False
     entries = read_jsonl(text, format) if format in SHAPES else TEXT_READERS[format](path, text)
     found = replace(_collect(path, format, ((path, entry) for entry in entries), skip_bad), grouping=grouping)
     # SUBJECT.csv of MMLU's test folder brings the examples that lie beside it.
-    dev = path.resolve().parent.parent / "dev" / path.name
-    if format != "mmlu-csv" or path.resolve().parent.name != "test" or not dev.is_file():
+    dev = path.parent.resolve().parent / "dev" / path.name
+    if format != "mmlu-csv" or path.parent.resolve().name != "test" or not dev.is_file():
         return found
     return _with_dev(found, [dev], skip_bad)
 

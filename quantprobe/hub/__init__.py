@@ -1,0 +1,1 @@
+"""Files of the Hugging Face hub as inputs, and results into its model cards."""
