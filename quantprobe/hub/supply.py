@@ -68,6 +68,7 @@ class HubSupply:
             snapshot = path.parents[order.path.count("/")]
             for file in order.files:
                 delete_file(snapshot / file.path)
+            self._write(order, {OURS: False})  # one that somebody fetches from now on is theirs
 
     def remember(self, order: Choice, quant: Quant) -> None:
         """Record what was measured."""

@@ -254,8 +254,7 @@ def test_a_lent_model_is_deleted_unless_it_was_there(repo: Hub, tmp_path: Path) 
     assert not path.exists()
     assert not any(part.exists() for part in content)
     kept = get("hf://me/model:Q6_K")
-    other = HubSupply(tmp_path / "base.gguf", RunFolder(tmp_path / "other"), [choice], SILENT)
-    with other.lend(choice):
+    with supply.lend(choice):
         pass
     assert kept.exists()
 
