@@ -64,14 +64,12 @@ class Runs:
     def _is_done(self, row: BoolArray) -> bool:
         if row.tobytes() in self._found:
             return True
-        quant = self.info(row).identity()
-        kept = [self._measuring.kept_text(quant, probe).decoded for probe in self._texts]
-        kept += [self._measuring.kept_task(quant, probe).decoded for probe in self._tasks]
-        return all(bool(decoded.all()) for decoded in kept)
+        return not self._measuring.left(self.info(row).identity(), in_part=False)
 
     def plan(self, rows: Sequence[BoolArray]) -> None:
         """Tell what these runs will decode."""
-        self._measuring.plan([self.info(row) for row in rows], in_part=False)
+        left = [probe for row in rows for probe in self._measuring.left(self.info(row).identity(), in_part=False)]
+        self._measuring.progress.plan(len(left), sum(self._measuring.n_tokens(probe) for probe in left))
 
     def measure(self, row: BoolArray) -> float:
         """Measure one run unless it was measured before; the seconds it took."""
