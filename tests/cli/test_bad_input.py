@@ -328,6 +328,7 @@ LIMITED = """
 import resource, sys
 import psutil
 import quantprobe.report.finish, quantprobe.report.terminal, quantprobe.sweep
+import quantprobe.capture.logprobs, quantprobe.metrics.rows
 from quantprobe.cli.main import main
 limit = psutil.Process().memory_info().vms + int(float(sys.argv.pop(1)) * 1e6)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
