@@ -189,7 +189,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("sweep base.gguf q8.gguf --text wiki.txt -ctv q8_0 -fa off", ["--flash-attn on"]),
         ("sweep base.gguf q8.gguf --text wiki.txt --colour red", ["No such option", "sweep --help"]),
         ("sweep base.gguf", ["nothing to measure on", "--text"]),
-        ("sweep base.gguf --text wiki.txt", ["QUANT", "--types"]),
+        ("sweep base.gguf --text wiki.txt", ["give quants", "--types"]),
         ("measure base.gguf", ["No such command", "measure"]),
         ("capture . --text wiki.txt", ["is a folder"]),
         ("kld import base.kld", ["--model"]),
