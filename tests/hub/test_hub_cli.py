@@ -121,6 +121,28 @@ def test_a_file_of_the_hub_is_inspected(cohort: Hub) -> None:
     assert "tiny-Q8_0" in succeed("inspect", "hf://me/tiny-GGUF:Q8_0").stdout
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("blame", "hf://me/none:F32", "hf://me/none:Q8_0", "--text", "hf://me/none/wiki.txt"),
+        ("capture", "hf://me/none:F32", "--text", "hf://me/none/wiki.txt"),
+        ("compare", "hf://me/none/base.qpc", "hf://me/none"),
+        ("imatrix", "collect", "hf://me/none:F32", "--text", "hf://me/none/wiki.txt", "--out", "x.gguf"),
+        ("inspect", "hf://me/none"),
+        ("quantize", "hf://me/none:F32", "--types", "Q8_0", "--out", "x"),
+        ("recipe", "run", "--size", "1GB", "--base", "hf://me/none:F32"),
+        ("show-item", "hf://me/none:F32", "--task", "hf://me/none/arc.jsonl"),
+        ("sweep", "hf://me/none:F32", "hf://me/none", "--task", "arc=hf://me/none/arc.jsonl"),
+        ("validate", "hf://me/none", "--base", "hf://me/none:F32"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_every_command_that_reads_models_asks_the_hub(hub: Hub, arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.exit_code == (2 if arguments[0] == "validate" else 1)  # where 1 is an answer, 2 is the error
+    assert "the hub knows no repository hf://me/none" in done.stderr
+
+
 def test_the_endpoint_and_the_cache_are_those_of_the_environment(
     cohort: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

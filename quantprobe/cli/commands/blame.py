@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantprobe.cli.shared.hub_inputs import hub_inputs
 from quantprobe.cli.shared.model_args import find_base, find_quants
 from quantprobe.cli.shared.options import PathType, base_argument, input_options, json_option
 from quantprobe.cli.shared.output import Output, open_output
@@ -40,6 +41,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 
 @click.command()
+@hub_inputs
 @base_argument
 @click.argument("quant", type=PathType())
 @input_options

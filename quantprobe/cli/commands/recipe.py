@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantprobe.cli.shared.hub_inputs import hub_inputs
 from quantprobe.cli.shared.model_args import find_base
 from quantprobe.cli.shared.options import PathType, json_option, optional_input_options
 from quantprobe.cli.shared.output import Output, open_output
@@ -42,6 +43,7 @@ class FileSize(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 
 @click.command()
+@hub_inputs
 @click.argument("blame_run", type=PathType())
 @click.option("--size", type=FileSize(), required=True, help="Largest size of the file, such as 4.2GB; or a file's.")
 @click.option(
