@@ -76,7 +76,7 @@ def raising(error: Exception) -> Cli:
     def fail() -> None:
         raise error
 
-    return Cli(sections={"all": [fail]})
+    return Cli("quantprobe", commands=[fail])
 
 
 def test_no_error_steers_the_terminal() -> None:
