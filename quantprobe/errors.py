@@ -27,3 +27,7 @@ class EngineError(QuantprobeError):
 
 class IncompatibleError(EngineError, ImportError):
     """The installed llama-cpp-python does not fit this build of quantprobe."""
+
+
+class ClusterError(QuantprobeError):
+    """A cluster cannot be reached, was lost, or its workers could not do all of the work."""

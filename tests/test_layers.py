@@ -16,7 +16,7 @@ MODULES: Mapping[str, Path] = {
 
 LAYERS = (
     *("errors", "arrays", "gguf", "imatrix", "settings", "probes", "metrics", "stats", "run", "capture"),
-    *("engine", "checks", "sweep", "blame", "study", "imports", "report", "hub", "api", "cli"),
+    *("engine", "checks", "sweep", "blame", "study", "imports", "report", "hub", "cluster", "api", "cli"),
 )
 LAYER_OF = {
     **dict.fromkeys(("names", "files", "locks", "compiling", "limits"), "arrays"),
@@ -31,6 +31,8 @@ OWNERS = {
     "matplotlib": "quantprobe.report.plots",
     "click": "quantprobe.cli",
     "huggingface_hub": "quantprobe.hub",
+    "distributed": "quantprobe.cluster",
+    "fsspec": "quantprobe.cluster",
 }
 MAX_LINES = 380
 

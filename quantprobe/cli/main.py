@@ -187,6 +187,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "capture": "Store the base's output, to compare quants later or elsewhere.",
         "compare": "Compare quants with a captured base.",
         "demo": "Make quants of a small model, measure them, explain the results.",
+        "worker": "Lend this machine to sweeps that run elsewhere.",
     },
     "Check files": {
         "inspect": "Show what model files are made of, and how they differ from their base.",

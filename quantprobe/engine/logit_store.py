@@ -29,8 +29,9 @@ class LogitStore:
         self._blocks: dict[bytes, Float32Array] = {}
 
     @classmethod
-    def within_memory(cls) -> LogitStore:
-        return cls(min(MOST_BYTES, available_bytes() // SHARE))
+    def within_memory(cls, n_sharing: int = 1) -> LogitStore:
+        """As large as memory allows, where `n_sharing` processes on this machine do the same."""
+        return cls(min(MOST_BYTES, available_bytes() // SHARE) // n_sharing)
 
     def find(self, key: bytes) -> Float32Array | None:
         """The logits `[n_rows, n_vocab]` kept under a key."""

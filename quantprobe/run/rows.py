@@ -6,7 +6,7 @@ import io
 import lzma
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ _DAMAGE = (
 
 
 def read_arrays(
-    path: Path, key: str, names: Sequence[str], optional: Sequence[str] = ()
+    path: Path, keys: str | Collection[str], names: Sequence[str], optional: Sequence[str] = ()
 ) -> dict[str, NDArray[Any]] | None:
-    """The arrays stored under `key`; None if the file is absent, damaged, or holds another measurement.
+    """The arrays stored under a key (one of `keys`); None if the file is absent, damaged, or of another measurement.
 
     Raises `InputError` where the disk does not give it: what it holds may be whole, and would be measured again.
     """
@@ -36,7 +36,7 @@ def read_arrays(
         data = path.read_bytes()
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            if str(arrays["key"]) != key:
+            if str(arrays["key"]) not in ((keys,) if isinstance(keys, str) else keys):
                 return None
             return {name: arrays[name] for name in (*names, *(o for o in optional if o in arrays.files))}
     except _DAMAGE:

@@ -30,7 +30,7 @@ from quantprobe.sweep.judged import judge_all, stop_rule
 from quantprobe.sweep.keeping import earlier_results, with_earlier
 from quantprobe.sweep.lines import OWN, Line, Variant, lines_of, measure_lines, plan_lines
 from quantprobe.sweep.machine_floor import Comparison, find_base, require_same_settings
-from quantprobe.sweep.making import Findings, OnDemand, Supply, with_findings
+from quantprobe.sweep.making import Findings, OnDemand, Supply, Workers, with_findings
 from quantprobe.sweep.measuring import Measuring
 from quantprobe.sweep.recorded import record_settings
 
@@ -63,6 +63,7 @@ def compare_quants(
     variants: Sequence[Variant] = (OWN,),
     supplies: Sequence[Supply[Any]] = (),
     calibration: Sequence[Path] = (),
+    workers: Workers | None = None,
 ) -> Outcome:
     """Decode every quant over the probes of a capture, open or by its path, compare row by row, write `results.json`.
 
@@ -74,7 +75,7 @@ def compare_quants(
 
     Each of `variants` makes a line of its own of every file, and of the base all but the run's own. The quants of
     `supplies` are made or fetched when they are needed, and deleted when they have been measured. `calibration` are
-    texts that quants were calibrated on (`sweep.calibration`).
+    texts that quants were calibrated on (`sweep.calibration`). `workers` are other machines that measure first.
 
     Rows already measured (same base rows, probe, quant content and settings) are read from `run`. Several processes may
     work on one run: each quant is measured by one of them. What earlier calls measured and still fits stays in
@@ -110,6 +111,8 @@ def compare_quants(
     names = names.union(*(demand.names for demand in demands))
     plan = None if decide is None else DecidePlan(stop_rule(len(names), margin), decide)
     of_tasks = {name: one.grouping for name, one in facts.items()}
+    if workers is not None:
+        changed += workers.measure(measuring, lines, demands)
     measured = with_findings(measure_lines(measuring, lines, plan, of_tasks), findings)
     for demand in demands:
         measured += demand.measure(plan, of_tasks, lines_of_files)

@@ -13,7 +13,7 @@ from quantprobe.sweep.comparing import Outcome, compare_quants, read_quants
 from quantprobe.sweep.deciding import Budget
 from quantprobe.sweep.inputs import Inputs, Progress, read_measurable
 from quantprobe.sweep.lines import OWN, Variant
-from quantprobe.sweep.making import Making, Supply, Workshop
+from quantprobe.sweep.making import Making, Supply, Workers, Workshop
 from quantprobe.sweep.prepared import prepare
 
 
@@ -35,6 +35,7 @@ def sweep(
     making: Making | None = None,
     supplies: Sequence[Supply[Any]] = (),
     calibration: Sequence[Path] = (),
+    workers: Workers | None = None,
 ) -> Outcome:
     """Measure quants against their base on texts and tasks; everything is kept under `run`.
 
@@ -45,6 +46,7 @@ def sweep(
     Quants of `making` are made in `RUN/quants` and measured after the `quants` given: all of them beforehand if their
     files stay, else each when it is needed. Those of `supplies` come when they are needed, and go. `variants` are cache
     types that make lines of their own (`sweep.lines`). `calibration` are texts that quants were calibrated on.
+    `workers` are other machines that measure the quants; the base is captured here.
     """
     read_quants(quants, read_measurable(base))
     folder = RunFolder(run)
@@ -65,4 +67,5 @@ def sweep(
         groupings={task.given.name: task.grouping for task in prepared.tasks}, decide=decide, precision=precision,
         probes=list(prepared.sources()), replaces=replaces,
         variants=variants, supplies=[*supplies, *([] if workshop is None else [workshop])], calibration=calibration,
+        workers=workers,
     )  # fmt: skip

@@ -62,7 +62,7 @@ def measure_machine_floor(
         info = find_base(here)
         if info is None:
             return None
-        name, klds = _decode_block(here, info)
+        name, klds = decode_block(here, info)
     except QuantprobeError as error:  # the quants can be compared all the same
         here.progress.note(f"the floor of this machine is not known, as the base could not be decoded here: {error}")
         return None
@@ -138,7 +138,7 @@ def find_base(here: Comparison) -> ModelInfo | None:
     return info if info.sha256 == base.sha256 else None
 
 
-def _decode_block(here: Comparison, info: ModelInfo) -> tuple[str, FloatArray]:
+def decode_block(here: Comparison, info: ModelInfo) -> tuple[str, FloatArray]:
     """The first probe's name, and the KLD of each row of its first block, nats."""
     capture, entry, settings = here.capture, here.capture.meta.probes[0], here.settings.with_threads()
     probe: Probe = capture.text_probe(entry.name) if entry.kind == "text" else capture.task_probe(entry.name)

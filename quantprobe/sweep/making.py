@@ -152,37 +152,41 @@ class OnDemand:
         earlier: Results | None,
         in_part: bool,
     ) -> None:
-        self._supply = supply
+        self.supply = supply
         self._measuring = measuring
-        self._variants = variants
+        self.variants = variants
         self._in_part = in_part
         self._drawn = {quant.content: quant.drawn for quant in earlier.quants} if earlier and in_part else {}
 
     @property
     def names(self) -> set[str]:
         """Of all lines."""
-        stems = [model_name(Path(order.name)) for order in self._supply.orders]
-        return {line_name(stem, variant) for stem in stems for variant in self._variants}
+        stems = [model_name(Path(order.name)) for order in self.supply.orders]
+        return {line_name(stem, variant) for stem in stems for variant in self.variants}
 
     @property
     def n_lines_left(self) -> int:
         """Lines of files that are not measured yet."""
-        return len(self._variants) * sum(self._done(order) is None for order in self._supply.orders)
+        return len(self.variants) * len(self.left())
+
+    def left(self) -> list[Any]:
+        """Those that are not measured on everything that this run asks for."""
+        return [order for order in self.supply.orders if self._done(order) is None]
 
     def measure(
         self, decide: DecidePlan | None, groupings: Mapping[str, str], lines_of_files: LinesOfFiles
     ) -> list[UnjudgedQuant]:
         """All lines of all quants, in order; `lines_of_files` reads and checks one that was made."""
         found: list[UnjudgedQuant] = []
-        for order in self._supply.orders:
+        for order in self.supply.orders:
             done = self._done(order)
             if done is None:
-                with locked(self._supply.lock(order), lambda name=order.name: self._tell(name)):  # type: ignore[misc]
+                with locked(self.supply.lock(order), lambda name=order.name: self._tell(name)):  # type: ignore[misc]
                     done = self._done(order)  # by another process, while this one waited
                     if done is None:
                         found += self._make_and_measure(order, decide, groupings, lines_of_files)
                         continue
-            info = read_model_info(self._supply.base)
+            info = read_model_info(self.supply.base)
             found += [measured_before(self._measuring, quant, info) for quant in done]
         return found
 
@@ -192,19 +196,19 @@ class OnDemand:
     def _make_and_measure(
         self, order: Order, decide: DecidePlan | None, groupings: Mapping[str, str], lines_of_files: LinesOfFiles
     ) -> list[UnjudgedQuant]:
-        with self._supply.lend(order) as path:
+        with self.supply.lend(order) as path:
             lines, findings = lines_of_files([path])
             found = with_findings(measure_lines(self._measuring, lines, decide, groupings), findings)
             bare = replace(found[0].quant, name=model_name(path), variant={}, texts={}, drawn=None)
-            self._supply.remember(order, bare)
+            self.supply.remember(order, bare)
         return found
 
     def _done(self, order: Order) -> list[Quant] | None:
         """The lines of a quant that was measured on everything that this run asks for; None if anything is missing."""
-        quant = self._supply.finished(order)
+        quant = self.supply.finished(order)
         if quant is None:
             return None
-        lines = [replace(quant, name=line_name(quant.name, variant), variant=variant) for variant in self._variants]
+        lines = [replace(quant, name=line_name(quant.name, variant), variant=variant) for variant in self.variants]
         lines = [replace(line, drawn=self._drawn.get(line.content)) for line in lines]
         if not all(self._fits(line.drawn) for line in lines):
             return None
@@ -215,3 +219,10 @@ class OnDemand:
         """Whether the questions of a quant that decodes a sample were drawn from the tasks of this run."""
         tasks = {probe.name for probe in self._measuring.probes if probe.name in self._measuring.names("task")}
         return not (self._in_part and tasks) or (drawn is not None and set(drawn.tasks) == tasks)
+
+
+class Workers(Protocol):
+    """Other machines that measure before this one does (`quantprobe.cluster.Crew`)."""
+
+    def measure(self, measuring: Measuring, lines: Sequence[Line], demands: Sequence[OnDemand]) -> list[str]:
+        """Put into the run's folder what it lacks of all lines; gives what was allowed to differ between machines."""

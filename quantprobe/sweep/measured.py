@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,9 @@ class MeasuredText:
         """The windows that are not decoded yet."""
         return np.flatnonzero(~self.decoded)
 
-    def load(self, path: Path, key: str) -> None:
-        """Take the rows from an earlier run, as far as it came; nothing if there are none under this key."""
-        arrays = read_arrays(path, key, (*self.stored, "windows"))
+    def load(self, path: Path, keys: str | Collection[str]) -> None:
+        """Take the rows from an earlier run, as far as it came; nothing if there are none under these keys."""
+        arrays = read_arrays(path, keys, (*self.stored, "windows"))
         if arrays is None:
             return
         decoded = np.isin(np.arange(self.probe.n_windows), arrays["windows"])
@@ -167,9 +167,9 @@ class MeasuredTask:
         """The items that are not decoded yet."""
         return np.flatnonzero(~self.decoded)
 
-    def load(self, path: Path, key: str) -> None:
-        """Take the values from an earlier run, as far as it came; nothing if there are none under this key."""
-        arrays = read_arrays(path, key, self.stored, ("decoded",))
+    def load(self, path: Path, keys: str | Collection[str]) -> None:
+        """Take the values from an earlier run, as far as it came; nothing if there are none under these keys."""
+        arrays = read_arrays(path, keys, self.stored, ("decoded",))
         if arrays is None or len(arrays["kld"]) != len(self.kld) or len(arrays["base"]) != len(self.base):
             return
         self.base, self.quant, self.kld = arrays["base"], arrays["quant"], arrays["kld"]

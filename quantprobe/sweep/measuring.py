@@ -95,6 +95,8 @@ class Measuring:
     ) -> None:
         self.capture = capture
         self.settings = settings.with_threads()
+        self.given_threads = settings.n_threads
+        """None where nobody asked for a number: another machine then takes its own."""
         self.run = run
         self.progress = progress
         self.base_model = base_model
@@ -106,6 +108,10 @@ class Measuring:
         self._base_rows: list[BaseRows] = []  # at most one, which all lines of the results share
         self.n_lines_left = 1
         """Lines of the results that are still to be decoded: the base's logits are kept for several."""
+        self.n_sharing = 1
+        """Processes that keep such logits in the memory of this machine."""
+        self.other_machines: list[Mapping[str, object]] = []
+        """`facts` of other kinds of machines whose rows are used too, because somebody asked for it."""
         every = [entry.name for entry in capture.meta.probes]
         self.probes = [self.probe(name) for name in (every if names is None else names)]
 
@@ -130,7 +136,7 @@ class Measuring:
                 self.base_model,
                 block_rows(self.capture.meta.n_vocab, self.settings.n_ubatch_used),
                 self.progress.note,
-                LogitStore.within_memory() if self.n_lines_left > 1 else None,
+                LogitStore.within_memory(self.n_sharing) if self.n_lines_left > 1 else None,
             )
             self._base_rows.append(opened)
         return self._base_rows[0]
@@ -140,7 +146,7 @@ class Measuring:
         if not variant:
             return self
         other = copy.copy(self)
-        other.__dict__.pop("_logit_settings", None)
+        other.__dict__.pop("facts", None)
         other.settings = self.settings.changed(variant)
         return other
 
@@ -156,7 +162,8 @@ class Measuring:
         self._base_rows.clear()
 
     def _is_measured(self, quant: ModelIdentity, probe: Probe, in_part: bool) -> bool:
-        found = read_arrays(self.rows_path(quant, probe), self._rows_key(quant, probe), (), ("decoded", "windows"))
+        keys = self.accepted_keys(quant, probe)
+        found = read_arrays(self.rows_path(quant, probe), keys, (), ("decoded", "windows"))
         if found is None:
             return False
         if isinstance(probe, TextProbe):
@@ -191,21 +198,31 @@ class Measuring:
     def kept_text(self, quant: ModelIdentity, probe: TextProbe) -> MeasuredText:
         """What the run has of a quant on a text; `decoded` says how much."""
         measured = MeasuredText(probe, self.llama_compat)
-        measured.load(self.rows_path(quant, probe), self._rows_key(quant, probe))
+        measured.load(self.rows_path(quant, probe), self.accepted_keys(quant, probe))
         return measured
 
     def kept_task(self, quant: ModelIdentity, probe: TaskProbe) -> MeasuredTask:
         """What the run has of a quant on a task; `decoded` says how much."""
         measured = MeasuredTask(probe)
-        measured.load(self.rows_path(quant, probe), self._rows_key(quant, probe))
+        measured.load(self.rows_path(quant, probe), self.accepted_keys(quant, probe))
         return measured
 
     @cached_property
-    def _logit_settings(self) -> dict[str, object]:
+    def facts(self) -> Mapping[str, object]:
+        """What is recorded of the settings and this machine that can move a logit."""
         return {key: value for key, value in record_settings(self.settings).items() if moves_logits(key)}
 
-    def _rows_key(self, quant: ModelIdentity, probe: Probe) -> str:
-        """Digest of everything that the rows depend on."""
+    def accepted_keys(self, quant: ModelIdentity, probe: Probe) -> tuple[str, ...]:
+        """The keys of the rows that may be used: measured here, or on another kind of machine that was allowed."""
+        return tuple(self.rows_key(quant, probe, facts) for facts in (self.facts, *self._other_facts()))
+
+    def _other_facts(self) -> Iterator[Mapping[str, object]]:
+        own = self.settings.to_dict()
+        for facts in self.other_machines:
+            yield {**facts, **{name: value for name, value in own.items() if name in facts}}
+
+    def rows_key(self, quant: ModelIdentity, probe: Probe, facts: Mapping[str, object] | None = None) -> str:
+        """Digest of everything that the rows depend on; `facts` of another machine in place of this one's."""
         entry = self.capture.entry(probe.name)
         return digest(
             {
@@ -215,7 +232,7 @@ class Measuring:
                 "kind": self.capture.meta.kind,
                 "probe": entry.probe.sha256,
                 "quant": quant.sha256,
-                "settings": self._logit_settings,
+                "settings": self.facts if facts is None else facts,
                 "llama_compat": self.llama_compat,
                 "llama_batch": self.settings.n_batch if self.llama_geometry else None,
             }
@@ -256,7 +273,7 @@ class Measuring:
     def _complete(self, model: LazyModel, measured: MeasuredText | MeasuredTask, wanted: Int64Array) -> None:
         """Decode those of the windows or items `wanted` that are not there, going on from a checkpoint."""
         quant = model.info.identity()
-        path, key = self.rows_path(quant, measured.probe), self._rows_key(quant, measured.probe)
+        path, key = self.rows_path(quant, measured.probe), self.rows_key(quant, measured.probe)
         unfinished = Unfinished(path, key, measured)
         begun = unfinished.load()
         if len(begun) and not np.array_equal(begun, np.intersect1d(measured.missing(), wanted)):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from quantprobe.cli.shared.cluster_options import cluster_options, crew_of, require_for_cluster
 from quantprobe.cli.shared.decide_options import decide_options
 from quantprobe.cli.shared.hub_inputs import hub_inputs, supplies_of
 from quantprobe.cli.shared.model_args import find_base, find_quants
@@ -28,6 +29,7 @@ from quantprobe.cli.shared.settings_options import varied_settings_options
 from quantprobe.errors import InputError
 
 if TYPE_CHECKING:
+    from quantprobe.cluster import ClusterPlace
     from quantprobe.hub.choosing import Choice
     from quantprobe.settings import Settings
     from quantprobe.sweep import Budget, Inputs
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 @decide_options
 @calibration_option
 @replace_option
+@cluster_options
 @varied_settings_options
 @details_option
 @json_option
@@ -79,6 +82,8 @@ def sweep(
     cache_types: Mapping[str, Sequence[str]],
     details: bool,
     json_path: str | None,
+    cluster: ClusterPlace | None,
+    allow: Sequence[str],
     on_demand: Sequence[Choice] = (),
 ) -> None:
     """Measure every QUANT against BASE on texts and multiple-choice questions.
@@ -91,6 +96,8 @@ def sweep(
 
     Models and inputs may be addresses of the hub: hf://OWNER/REPO:Q4_K_M, or hf://OWNER/REPO for all of its quants.
 
+    --cluster measures the quants on other machines, which run `quantprobe worker`; the base is captured here.
+
     \b
     Examples:
       quantprobe sweep model-BF16.gguf quants/ --text wiki.test.raw
@@ -102,6 +109,7 @@ def sweep(
           --text wiki.test.raw --keep none
       quantprobe sweep model-BF16.gguf quants/ --text wiki.test.raw --cache-type-k f16 --cache-type-k q8_0
       quantprobe sweep hf://me/model-GGUF:BF16 hf://me/model-GGUF --text wiki.test.raw --keep none
+      quantprobe sweep model-BF16.gguf quants/ --text wiki.test.raw --cluster tcp://10.0.0.1:8786
     """
     from quantprobe import sweep as job
     from quantprobe.gguf.parts import model_name
@@ -111,6 +119,8 @@ def sweep(
         raise InputError("there is nothing to measure; give quants, or --types to make some")
     if imatrices and not types:
         raise InputError("--imatrix is used for the quants of --types; name some types, or leave it out")
+    if cluster is not None:
+        require_for_cluster(decide is None, not types or keep == "all")
     files = find_quants(quants, base)
     variants = job.cache_variants(settings, cache_types["type_k"], cache_types["type_v"])
     run = run or Path(f"{model_name(base)}.run")
@@ -137,5 +147,6 @@ def sweep(
                 making=making,
                 supplies=supplies_of(base, run, on_demand, files, progress),
                 calibration=calibration,
+                workers=crew_of(cluster, base, allow),
             )
         finish_run(outcome.results, run, output, details, outcome.llama, is_written=True)
