@@ -21,7 +21,8 @@ from quantprobe.cluster.messages import CaptureRef, Job, Lacks, Measured, ModelR
 from quantprobe.cluster.place import ClusterPlace, open_client
 from quantprobe.cluster.sending import Sender, Source
 from quantprobe.cluster.store import SCRATCH
-from quantprobe.cluster.worker import TOPIC, measure
+from quantprobe.cluster.worker import measure
+from quantprobe.cluster.workplace import TOPIC
 from quantprobe.errors import ClusterError, FileFormatError, MismatchError
 from quantprobe.files import write_whole
 from quantprobe.gguf.model import ModelIdentity

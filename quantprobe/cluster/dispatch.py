@@ -22,6 +22,8 @@ MAX_TRIES = 3
 """How often a job may fail, on different workers where there are several, before it is given up."""
 MAX_ROUNDS = 8
 """How often a worker may ask for files before it measures."""
+MAX_TOLD = 3
+"""Jobs that the final error names."""
 STRAGGLES = 4.0
 """A job that takes so many times what others took for as many tokens is told..."""
 STRAGGLES_SECONDS = 30.0
@@ -261,5 +263,6 @@ class Dispatcher:
 
 
 def describe_failures(failed: Sequence[Work]) -> str:
-    """One clause for each job that was given up."""
-    return "; ".join(f"{work.name}: {work.errors[-1]}" for work in failed)
+    """A clause for each of the first jobs that were given up, and how many more there are."""
+    told = [f"{work.name}: {work.errors[-1]}" for work in failed[:MAX_TOLD]]
+    return "; ".join([*told, *([f"and {len(failed) - MAX_TOLD} more"] if len(failed) > MAX_TOLD else [])])
