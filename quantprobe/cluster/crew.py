@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from quantprobe.cluster.messages import CaptureRef, Job, Lacks, Measured, ModelR
 from quantprobe.cluster.place import ClusterPlace, open_client
 from quantprobe.cluster.sending import Sender, Source
 from quantprobe.cluster.store import SCRATCH
-from quantprobe.cluster.worker import measure
+from quantprobe.cluster.worker import give_back, measure
 from quantprobe.cluster.workplace import TOPIC
 from quantprobe.errors import ClusterError, FileFormatError, MismatchError
 from quantprobe.files import write_whole
@@ -126,7 +127,8 @@ class _Jobs:
             n_sharing=self._place.n_local or 1,
             on_demand=order,
         )
-        return Work(f"{model.name} on {probe.name}", job, group, own.n_tokens(probe))
+        # a model of the hub is deleted by the worker that fetched it, so no other may be reading it
+        return Work(f"{model.name} on {probe.name}", job, group, own.n_tokens(probe), is_together=order is not None)
 
 
 def _reference(name: str, sha256: str, paths: Sequence[Path]) -> ModelRef:
@@ -170,6 +172,8 @@ class _Shift:
             raise ClusterError(f"{error}; {self._kept()}") from error
         finally:
             self._progress.finish()
+            with contextlib.suppress(Exception):  # whoever is gone has nothing to give back
+                self._client.run(give_back)
         if dispatcher.failed:
             raise ClusterError(f"given up: {describe_failures(dispatcher.failed)}; {self._kept()}")
         return self._kinds.differences

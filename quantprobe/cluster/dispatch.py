@@ -44,6 +44,8 @@ class Work:
     """Jobs of one group use the same model: they go to the same worker as long as every worker has something to do."""
     n_units: int = 1
     """Tokens."""
+    is_together: bool = False
+    """Whether the jobs of the group never run on two workers at a time."""
     failed_on: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     rounds: int = 0
@@ -133,6 +135,7 @@ class Dispatcher:
         self._polled = time.monotonic()
         for address in [each for each in self._workers if each not in there]:
             del self._workers[address]
+            self._last_group.pop(address, None)
             slot = self._slots.pop(address, None)
             if slot is not None:
                 self._moved.append(slot)
@@ -171,7 +174,8 @@ class Dispatcher:
                 return self._take(group)
         if self._untouched:
             return self._take(next(iter(self._untouched)))
-        left = [group for group, works in self._pending.items() if works]
+        taken = {self._last_group.get(each) for each in self._workers}
+        left = [group for group, works in self._pending.items() if not works[0].is_together or group not in taken]
         return self._take(max(left, key=lambda group: len(self._pending[group]))) if left else None
 
     def _take(self, group: str) -> Work:

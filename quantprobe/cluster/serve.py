@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from quantprobe.cluster.place import CONNECT_SECONDS, LOOPBACK, Tls, check_address, load_library
@@ -15,7 +16,13 @@ _HERE = {LOOPBACK, "localhost", "[::1]", "::1"}
 
 
 def serve(
-    address: str, models: Sequence[Path], scratch: Path | None, host: str | None, name: str | None, tls: Tls
+    address: str,
+    models: Sequence[Path],
+    scratch: Path | None,
+    host: str | None,
+    name: str | None,
+    tls: Tls,
+    on_note: Callable[[str], None],
 ) -> None:
     """Work for the scheduler at `address` until it or the user ends it.
 
@@ -31,10 +38,11 @@ def serve(
     for folder in models:
         if not folder.is_dir():
             raise InputError(f"--models {folder} is no folder; give one with GGUF files")
-    env = {MODELS: os.pathsep.join(str(folder.absolute()) for folder in models)}
+    env = {"DASK_LOGGING__DISTRIBUTED": "error", MODELS: os.pathsep.join(str(folder.absolute()) for folder in models)}
     if scratch is not None:
         env[SCRATCH] = str(scratch.absolute())
     distributed = load_library()
+    logging.getLogger("distributed").setLevel(logging.ERROR)
 
     async def run() -> None:
         nanny = distributed.Nanny(
@@ -48,7 +56,9 @@ def serve(
             death_timeout=CONNECT_SECONDS,
         )
         async with nanny:
+            on_note(f"working for {address} at {nanny.worker_address}; Ctrl-C ends it")
             await nanny.finished()
+        on_note("the scheduler ended")
 
     try:
         asyncio.run(run())

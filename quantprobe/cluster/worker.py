@@ -127,6 +127,14 @@ def _recorded(info: ModelInfo, job: Job, measuring: Measuring) -> Mapping[str, A
     return found
 
 
+def give_back(dask_worker: Any = None) -> None:
+    """Close the model in use, and delete it if it came from the hub: nobody may ask for more in days."""
+    workplace = workplace_of(dask_worker)
+    with workplace.lock:
+        workplace.unload()
+        workplace.give_back()
+
+
 def floor(job: Job) -> tuple[float, int] | Lacks:
     """Mean KLD of the base, decoded here, to its captured rows, nats, and on how many rows: one block of one probe.
 

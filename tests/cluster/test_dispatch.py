@@ -258,3 +258,12 @@ def test_without_any_worker_it_waits() -> None:
     outcome.dispatcher.run_all(works("a"))
     assert outcome.notes == ["there is no worker; waiting for one (quantprobe worker ADDRESS)"]
     assert len(outcome.answers) == 2
+
+
+def test_jobs_that_belong_together_never_run_on_two_workers() -> None:
+    client = Client(["w1", "w2"], lambda worker, payload: payload)
+    given = works("a", 6)
+    for work in given:
+        work.is_together = True
+    Outcome(client).dispatcher.run_all(given)
+    assert {worker for worker, _ in client.done} == {"w1"}

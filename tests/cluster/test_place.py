@@ -87,9 +87,9 @@ def test_no_scheduler_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_worker_does_not_listen_beyond_loopback_unasked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--host ADDRESS"):
-        serve("tcp://10.0.0.1:8786", [], None, None, None, Tls())
+        serve("tcp://10.0.0.1:8786", [], None, None, None, Tls(), print)
     with pytest.raises(InputError, match="is no folder"):
-        serve("tcp://127.0.0.1:8786", [tmp_path / "none"], None, None, None, Tls())
+        serve("tcp://127.0.0.1:8786", [tmp_path / "none"], None, None, None, Tls(), print)
 
 
 def test_options_that_belong_to_a_cluster(tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ def worker(
       quantprobe worker tcp://127.0.0.1:8786 --models /data/gguf
       quantprobe worker tcp://10.0.0.1:8786 --host 10.0.0.2 --models /data/gguf
     """
+    from quantprobe.cli.shared.progress import open_progress
     from quantprobe.cluster.serve import serve
 
-    serve(address, models, scratch, host, name, tls)
+    with open_progress() as progress:
+        serve(address, models, scratch, host, name, tls, progress.note)
