@@ -20,7 +20,16 @@ from quantprobe.probes.items import Question
 from quantprobe.probes.task import count_cases
 from quantprobe.run.folder import RunFolder
 from quantprobe.run.questions import write_task_questions
-from quantprobe.run.results import NullControl, Results, TaskFacts, TextFacts, write_results
+from quantprobe.run.results import (
+    CalibrationOverlap,
+    MachineFloor,
+    NullControl,
+    Quant,
+    Results,
+    TaskFacts,
+    TextFacts,
+    write_results,
+)
 from quantprobe.settings import EQUIVALENCE_MARGIN, Settings
 from quantprobe.stats.llama_summary import LlamaStatistics
 from quantprobe.sweep.calibration import find_overlaps
@@ -85,11 +94,10 @@ def compare_quants(
     `MismatchError` for those and for a quant with another tokenizer.
     """
     capture = source if isinstance(source, Capture) else Capture.open(source)
-    captured = capture.meta.settings
     # what the base's context made of flash attention holds for the quants
-    recorded = record_settings(settings, captured.get("flash_attn_used"))
-    like_llama = llama_compat and capture.meta.kind == "llama_kld"
+    recorded = record_settings(settings, capture.meta.settings.get("flash_attn_used"))
     folder = RunFolder(run)
+    like_llama = llama_compat and capture.meta.kind == "llama_kld"
     here = Comparison(capture, settings, folder, base_model, like_llama, progress)
     floor, changed = require_same_settings(here, recorded, allow)
     measuring = Measuring(capture, settings, folder, progress, base_model, llama_compat, precision, probes)
@@ -118,32 +126,44 @@ def compare_quants(
         measured += demand.measure(plan, of_tasks, lines_of_files)
     measuring.forget_logits()
     any_info = lines[0].info if lines or not supplies else read_measurable(supplies[0].base)
+    recorded |= {
+        "llama_compat": llama_compat, "settings_changed": changed, "equivalence_margin": margin, "precision": precision,
+    }  # fmt: skip
     with locked(folder.results_lock, lambda: progress.note(f"another process is writing {folder.results}; waiting")):
         # read again: another process may have added to it
         earlier = None if replaces else earlier_results(measuring, notes=False)
         if earlier is not None:
             measured = with_earlier(measuring, measured, earlier.quants, any_info)
-        judged = judge_all(measured, facts, margin)
-        used = {name for quant in judged for name in (*quant.texts, *quant.tasks)}
-        of_used = capture.only([entry.name for entry in capture.meta.probes if entry.name in used]).meta.settings
-        tasks = {name: one for name, one in facts.items() if name in used}
-        write_questions(capture, folder, tasks)
-        results = Results(
-            base=capture.meta.base,
-            settings={
-                **of_used, **recorded, "llama_compat": llama_compat, "settings_changed": changed,
-                "equivalence_margin": margin, "decide": any(quant.drawn for quant in judged), "precision": precision,
-            },
-            null_control=null_control(capture, used),
-            machine_floor=floor,
-            texts=text_facts(capture, used),
-            overlaps=find_overlaps(capture, list(used), judged, calibration, () if before is None else before.overlaps),
-            tasks=tasks,
-            quants=judged,
-        )  # fmt: skip
+        overlaps = () if before is None else before.overlaps
+        results = _results(capture, judge_all(measured, facts, margin), facts, recorded, floor, calibration, overlaps)
+        write_questions(capture, folder, results.tasks)
         write_results(results, folder)
     llama = {(one.quant.name, text): found for one in measured for text, found in one.llama.items()}
     return Outcome(results, llama)
+
+
+def _results(
+    capture: Capture,
+    quants: Sequence[Quant],
+    facts: Mapping[str, TaskFacts],
+    recorded: Mapping[str, Any],
+    floor: MachineFloor | None,
+    calibration: Sequence[Path],
+    overlaps: Sequence[CalibrationOverlap],
+) -> Results:
+    """The record of judged quants, with what the capture knows of the texts and tasks that they were measured on."""
+    used = {name for quant in quants for name in (*quant.texts, *quant.tasks)}
+    captured = capture.only([entry.name for entry in capture.meta.probes if entry.name in used]).meta.settings
+    return Results(
+        base=capture.meta.base,
+        settings={**captured, **recorded, "decide": any(quant.drawn for quant in quants)},
+        null_control=null_control(capture, used),
+        machine_floor=floor,
+        texts=text_facts(capture, used),
+        overlaps=find_overlaps(capture, list(used), quants, calibration, overlaps),
+        tasks={name: one for name, one in facts.items() if name in used},
+        quants=tuple(quants),
+    )
 
 
 def base_lines(here: Comparison, variants: Sequence[Variant]) -> list[Line]:

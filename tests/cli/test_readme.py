@@ -101,7 +101,9 @@ def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_commands_run_in_their_order() -> None:
     pytest.importorskip("llama_cpp")
     for arguments in quantprobe_commands():
-        if arguments[0] not in NOT_RUN and not any("hf://" in word for word in arguments):
+        if arguments[0] not in NOT_RUN and not any(
+            scheme in word for word in arguments for scheme in ("hf://", "tcp://")
+        ):
             # the tiny models' heads of 16 values hold no block of a quantized cache
             done = CliRunner().invoke(cli, ["bf16" if word == "q8_0" else word for word in arguments])
             assert done.exit_code == 0, f"quantprobe {' '.join(arguments)}: {done.output}"
