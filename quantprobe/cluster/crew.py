@@ -231,4 +231,5 @@ class _Shift:
         """One job of the whole run is done; the bar of the stage begins anew with what is left."""
         self._progress.finish()
         left = self._n_works - self._n_done
-        self._progress.start(f"{self._n_done} of {self._n_works} measured, {left} left", None, "tok")
+        if left:
+            self._progress.start(f"{self._n_done} of {self._n_works} measured on the cluster", None, "tok")
