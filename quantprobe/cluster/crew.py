@@ -209,7 +209,7 @@ class _Shift:
             raise MismatchError(f"the rows of {work.name} were measured on another file, capture or kind of machine")
         arriving.replace(path)
         self._n_done += 1
-        self._count(work)
+        self._count()
         if result.quant is not None:
             self._finish_order(work.group, result.quant)
         return None
@@ -227,7 +227,7 @@ class _Shift:
             quant = msgspec.convert(told, Quant)
             demand.supply.remember(order, replace(quant, name=model_name(Path(order.name)), variant={}))
 
-    def _count(self, work: Work) -> None:
+    def _count(self) -> None:
         """One job of the whole run is done; the bar of the stage begins anew with what is left."""
         self._progress.finish()
         left = self._n_works - self._n_done
