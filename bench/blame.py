@@ -7,7 +7,7 @@
 `simulated`: 12 groups, 8 windows of 256 rows and 600 questions. Every run of the design has noise of its own on each
 row and question, as a hybrid has, and questions differ in how much each group moves them. `tiny`: random models of 2
 layers; every tensor has noise of 2 %, one role of one layer, drawn for each case, noise of 30 %. `real`: in a quant of
-a real model one role of one third of the layers is the F16 base's with noise of 15 %; distance on 4 windows.
+a real model one role of one third of the layers is the F16 base's with noise of 30 %; distance on 4 windows.
 """
 
 from __future__ import annotations
@@ -140,12 +140,12 @@ def real(base: Path, quant: Path, text: Path, n: int) -> None:
         for tensor in read_inventory(loud).tensors:
             if tensor.type_name == "F16":
                 values = np.memmap(loud, np.float16, "r+", tensor.tensor.offset, (tensor.tensor.n_bytes // 2,))
-                spread = 0.15 * values.astype(np.float32).std()
+                spread = 0.3 * values.astype(np.float32).std()
                 values[:] += (spread * rng.standard_normal(len(values), np.float32)).astype(np.float16)
                 values.flush()
         pair = open_pair(loud, quant, Quiet())
-        for case in range(n):
-            planted = groups[np.random.default_rng(case).integers(len(groups))]
+        for case, number in enumerate(rng.permutation(len(groups))[:n]):
+            planted = groups[number]
             began = time.monotonic()
             write_hybrid(pair, planted.names, folder / f"quant{case}.gguf")
             plan = Plan(by=("role,depth",), design="hadamard")
