@@ -63,6 +63,15 @@ class Farm:
         self._log.close()
 
 
+def worker_of(process: subprocess.Popen[bytes]) -> psutil.Process:
+    """The process that measures: Dask's nanny has it as a child, beside Python's own resource tracker."""
+    while True:
+        for child in psutil.Process(process.pid).children():
+            if "spawn_main" in " ".join(child.cmdline()):
+                return child
+        time.sleep(0.1)
+
+
 @contextmanager
 def farm(folder: Path, threads: int, n_workers: int) -> Iterator[Farm]:
     made = Farm(folder, threads, n_workers)
@@ -110,10 +119,11 @@ def kills(options: argparse.Namespace, folder: Path) -> bool:
             words = command(options, folder / f"run{number}", "--cluster", made.address)
             began = time.monotonic()
             process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-            moment = rng.uniform(2.0, seconds)
-            time.sleep(moment)
-            running = process.poll() is None
-            psutil.Process(rng.choice(made.workers).pid).children()[0].kill()
+            while not list((folder / f"run{number}").glob("rows/*/*.npz")):
+                time.sleep(0.1)
+            time.sleep(rng.uniform(0, seconds / 3))
+            moment, running = time.monotonic() - began, process.poll() is None
+            worker_of(rng.choice(made.workers)).kill()
             _, errors = process.communicate()
             same = process.returncode == 0 and numbers(folder / f"run{number}") == expected
         n_same += same

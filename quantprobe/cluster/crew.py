@@ -172,8 +172,9 @@ class _Shift:
             raise ClusterError(f"{error}; {self._kept()}") from error
         finally:
             self._progress.finish()
-            with contextlib.suppress(Exception):  # whoever is gone has nothing to give back
-                self._client.run(give_back)
+            if self._client.status == "running":
+                with contextlib.suppress(Exception):  # whoever is gone has nothing to give back
+                    self._client.run(give_back)
         if dispatcher.failed:
             raise ClusterError(f"given up: {describe_failures(dispatcher.failed)}; {self._kept()}")
         return self._kinds.differences

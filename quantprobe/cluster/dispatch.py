@@ -114,7 +114,8 @@ class Dispatcher:
                     self._hand_out()
                     self._take_events()
             finally:
-                self._client.cancel([slot.future for slot in (*self._slots.values(), *self._moved)], force=True)
+                if self._client.status == "running":
+                    self._client.cancel([slot.future for slot in (*self._slots.values(), *self._moved)], force=True)
 
     def _take_events(self) -> None:
         try:
@@ -128,6 +129,8 @@ class Dispatcher:
         """Once a second: who came, and who is gone."""
         if time.monotonic() - self._polled < POLL_SECONDS:
             return
+        if self._client.status != "running":  # it would try again for half a minute, and the jobs are lost all the same
+            raise self._lost("the connection broke")
         try:
             there = self._client.nthreads()
         except Exception as error:  # whatever the transport raises, the scheduler does not answer
@@ -203,7 +206,11 @@ class Dispatcher:
             self._moved.remove(slot)
         work = slot.work
         if future.status == "finished":
-            self._finished(work, address, future.result(), time.monotonic() - slot.began)
+            try:
+                result = future.result()  # comes over the network
+            except OSError as error:
+                raise self._lost(error) from error
+            self._finished(work, address, result, time.monotonic() - slot.began)
         elif future.status == "error":
             self._failed(work, address, future.exception())
         else:  # cancelled or lost: only a scheduler that is gone does that

@@ -111,6 +111,7 @@ def open_client(place: ClusterPlace, env: Mapping[str, str] | None = None) -> It
     local workers. Raises `ClusterError` where there is no scheduler.
     """
     distributed = load_library()
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what went wrong is told once, by our own errors
     with contextlib.ExitStack() as stack:
         address: Any = place.address
         if place.n_local:

@@ -42,6 +42,8 @@ class Future:
 class Client:
     """Workers that do a job at once: `behave(address, payload)` gives the result, or raises it."""
 
+    status = "running"
+
     def __init__(self, workers: list[str], behave: Callable[[str, Any], Any]) -> None:
         self.workers = workers
         self.behave = behave
@@ -224,6 +226,13 @@ def test_a_scheduler_that_is_gone_ends_the_work() -> None:
     with pytest.raises(ClusterError, match=r"does not answer any more \(connection refused\)"):
         outcome.dispatcher.run_all(works("a"))
     assert client.cancelled
+
+
+def test_a_connection_that_broke_ends_the_work() -> None:
+    client = Client(["w1"], lambda worker, payload: None)
+    client.status = "connecting"
+    with pytest.raises(ClusterError, match="the connection broke"):
+        Outcome(client).dispatcher.run_all(works("a"))
 
 
 def test_a_cancelled_job_means_that_the_scheduler_is_gone() -> None:
