@@ -88,6 +88,8 @@ struct ggml_init_params {
     X(ggml_backend_reg_get_proc_address,    void *,                     (ggml_backend_reg *, const char *)) \
     X(ggml_backend_free,                    void,                       (ggml_backend *)) \
     X(ggml_backend_get_default_buffer_type, ggml_backend_buffer_type *, (ggml_backend *)) \
+    X(ggml_backend_dev_buffer_type,         ggml_backend_buffer_type *, (ggml_backend_device *)) \
+    X(ggml_backend_buft_name,               const char *,               (ggml_backend_buffer_type *)) \
     X(ggml_backend_buft_is_host,            bool,                       (ggml_backend_buffer_type *)) \
     X(ggml_backend_alloc_ctx_tensors,       ggml_backend_buffer *,      (ggml_context *, ggml_backend *)) \
     X(ggml_backend_cpu_buffer_from_ptr,     ggml_backend_buffer *,      (void *, size_t)) \

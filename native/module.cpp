@@ -15,6 +15,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <memory>
+#include <regex>
 #include <stdexcept>
 #include <tuple>
 
@@ -77,6 +78,32 @@ static std::vector<device_row> list_devices() {
     return devices;
 }
 
+// (name, address) of the buffer type of every device, in the order of list_devices
+static std::vector<std::tuple<std::string, uintptr_t>> buffer_types() {
+    require_llama_api();
+
+    std::vector<std::tuple<std::string, uintptr_t>> types;
+    for (size_t i = 0; i < api.ggml_backend_dev_count(); i++) {
+        ggml_backend_buffer_type * buft = api.ggml_backend_dev_buffer_type(api.ggml_backend_dev_get(i));
+        types.emplace_back(buft ? api.ggml_backend_buft_name(buft) : "", reinterpret_cast<uintptr_t>(buft));
+    }
+    return types;
+}
+
+// std::regex, as llama.cpp matches the patterns of tensor overrides
+static std::vector<bool> matches(const std::string & pattern, const std::vector<std::string> & names) {
+    try {
+        const std::regex  regex(pattern);
+        std::vector<bool> found;
+        for (const std::string & name : names) {
+            found.push_back(std::regex_search(name, regex));
+        }
+        return found;
+    } catch (const std::regex_error & error) {
+        throw std::invalid_argument(error.what());
+    }
+}
+
 static int32_t decode(decoder & self, int32_array tokens, int32_array pos, int32_array seq, int32_array n_seq, int8_array output) {
     const size_t n = tokens.shape(0);
     if (pos.shape(0) != n || seq.shape(0) != n || n_seq.shape(0) != n || output.shape(0) != n) {
@@ -127,6 +154,9 @@ NB_MODULE(_native, m) {
     m.def("guard_aborts", &guard_aborts, nb::arg("on"), "Turn ggml's aborts on this thread into exceptions, or no longer.");
     m.def("has_aborted", &has_aborted, "Whether an abort was caught out of a computation: every guarded call is then refused.");
     m.def("list_devices", &list_devices, "(name, description, type, backend, free, total) of every device.");
+
+    m.def("buffer_types", &buffer_types, "(name, address) of every device's buffer type.");
+    m.def("matches", &matches, nb::arg("pattern"), nb::arg("names"), "Which names have a part that matches, by std::regex.");
 
     m.def("log_callback", [] { return reinterpret_cast<uintptr_t>(&log_callback); }, "Address of the log callback.");
     m.def(

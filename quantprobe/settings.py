@@ -51,6 +51,8 @@ class Kind:
     write: Callable[[Any], str] = str
     choices: tuple[str, ...] = ()
     """Everything that can be written, where that is a short list."""
+    repeats: bool = False
+    """Whether the option may be given several times; the values, tuples, are joined."""
 
 
 def whole_number(low: int, high: int | None = None, metavar: str = "N") -> Kind:
@@ -80,6 +82,10 @@ def _read_layers(text: str) -> int:
     return layers
 
 
+def _are_overrides(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(rule, str) and all(rule.partition("=")) for rule in value)
+
+
 def _are_shares(value: Any) -> bool:
     if not isinstance(value, tuple) or not all(isinstance(share, int | float) for share in value):
         return False
@@ -98,6 +104,10 @@ SHARES = Kind(
     "numbers of at least 0 such as 3,1, one of them above 0", "SHARES",
     lambda text: tuple(float(share) for share in text.replace("/", ",").split(",")), _are_shares,
     lambda value: ",".join(f"{share:g}" for share in value),
+)  # fmt: skip
+OVERRIDES = Kind(
+    "REGEX=DEVICE such as ffn_.*_exps=CPU, several with commas between them", "REGEX=DEVICE",
+    lambda text: tuple(text.split(",")), _are_overrides, ",".join, repeats=True,
 )  # fmt: skip
 KV_TYPE = one_of(KV_TYPES, "TYPE")
 
@@ -189,6 +199,17 @@ class Settings:
     tensor_split: tuple[float, ...] = setting(
         (), "-ts", "--tensor-split", kind=SHARES, moves_logits=False, help="Share of each GPU, for example 3,1."
     )
+    override_tensor: tuple[str, ...] = setting(
+        # where a tensor lies decides which kernel multiplies by it; on a machine without a GPU there is one place only:
+        # what this setting and the next come to is recorded as overrides_used
+        (), "-ot", "--override-tensor", kind=OVERRIDES, moves_logits=False,
+        help="Keep the tensors whose names match REGEX on DEVICE (see `quantprobe devices`); the first match counts. "
+        "Repeat it, or put commas between.",
+    )  # fmt: skip
+    n_cpu_moe: int = setting(
+        0, "-ncmoe", "--n-cpu-moe", kind=whole_number(0), moves_logits=False,
+        help="Keep the experts of the first N layers on the CPU.",
+    )  # fmt: skip
     flash_attn: bool = setting(
         # on or off alone is a KLD of 0.002 to 0.024 nats, as much as Q5_K_M loses
         True, "-fa", "--flash-attn", kind=SWITCH, moves_logits=True,
@@ -230,7 +251,7 @@ class Settings:
         """The same settings with others in place of some, by name."""
         return replace(self, **changes)
 
-    def to_dict(self) -> dict[str, int | float | str | bool | list[float] | None]:
+    def to_dict(self) -> dict[str, int | float | str | bool | list[float] | list[str] | None]:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -252,7 +273,7 @@ SETTINGS: Mapping[str, Setting] = {
 
 MACHINE = (
     "llama_cpp_version", "llama_cpp_commit", "backend", "cpu_features", "gpu_features", "devices_used", "split_used",
-    "flash_attn_used",
+    "overrides_used", "flash_attn_used",
 )  # fmt: skip
 """Recorded facts of the build and the machine, all of which can move logits: another commit or feature set chooses
 other kernels, another device sums in another order, and a device without a kernel for flash attention goes without.

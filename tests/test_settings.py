@@ -46,6 +46,9 @@ def test_what_moves_logits() -> None:
         ({"tensor_split": (0.0, 0.0)}, "one of them above 0"),
         ({"tensor_split": ["3", "1"]}, "expected numbers of at least 0"),
         ({"tensor_split": (1.0, float("nan"))}, "expected numbers of at least 0"),
+        ({"override_tensor": ("exps",)}, "expected REGEX=DEVICE"),
+        ({"override_tensor": ["exps=CPU"]}, "expected REGEX=DEVICE"),
+        ({"n_cpu_moe": -1}, "n_cpu_moe is -1; expected a whole number of at least 0"),
         ({"flash_attn": 1}, "flash_attn is 1; expected on or off"),
         ({"type_k": "q8_1"}, "type_k is 'q8_1'; expected one of f32, f16, bf16"),
         ({"type_v": "q8_0", "flash_attn": False}, r"a quantized V cache \(q8_0\) needs --flash-attn on"),
@@ -63,6 +66,7 @@ def test_values_that_a_setting_does_not_take(values: dict[str, Any], message: st
         ("n_gpu_layers", "ALL", -1),
         ("n_gpu_layers", "0", 0),
         ("tensor_split", "3/1", (3.0, 1.0)),
+        ("override_tensor", "exps=CPU,output=CUDA0", ("exps=CPU", "output=CUDA0")),
         ("flash_attn", "off", False),
         ("type_k", "iq4_nl", "iq4_nl"),
     ],
@@ -74,7 +78,9 @@ def test_text_becomes_a_value(name: str, text: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [("n_ctx", "3"), ("n_ctx", "x"), ("n_parallel", "300"), ("n_gpu_layers", "-2"), ("n_gpu_layers", "many"),
-     ("tensor_split", "3,x"), ("tensor_split", "0,0"), ("tensor_split", ""), ("flash_attn", "yes"), ("type_v", "F16")],
+     ("tensor_split", "3,x"), ("tensor_split", "0,0"), ("tensor_split", ""),
+     ("override_tensor", "exps"), ("override_tensor", "a=CPU,=CPU"), ("override_tensor", "a="),
+     ("flash_attn", "yes"), ("type_v", "F16")],
 )  # fmt: skip
 def test_text_that_is_no_value_says_what_was_expected(name: str, text: str) -> None:
     with pytest.raises(ValueError, match=SETTINGS[name].kind.expected.replace("'", ".")):

@@ -31,6 +31,8 @@ class Machine:
     """What computes, each kind once: descriptions, and `CPU` for every processor."""
     split_used: str
     """How layers or matrices lie on several GPUs, `none` where that moves no logit."""
+    overrides_used: str
+    """Which tensors lie elsewhere than their layers, `none` where no GPU is used: all lie on the CPU then."""
 
 
 def describe_machine(settings: Settings) -> Machine:
@@ -53,6 +55,7 @@ def describe_machine(settings: Settings) -> Machine:
         devices=tuple(f"{device.name}: {device.description}" for device in used),
         devices_used=tuple(dict.fromkeys(_kind_of(device) for device in used)),
         split_used=_split(gpus, settings),
+        overrides_used=_overrides(used, settings) if gpus else "none",
     )
 
 
@@ -104,6 +107,16 @@ def _split(gpus: Sequence[Device], settings: Settings) -> str:
         return "none"
     shares = ":".join(f"{share:g}" for share in settings.tensor_split) or "by free memory"
     return f"{mode} over {len(gpus)}, {shares}"
+
+
+def _overrides(used: Sequence[Device], settings: Settings) -> str:
+    """The rules in the order in which they count, a device by what computes there: equal GPUs are one."""
+    kinds = {device.name: _kind_of(device) for device in used}
+    rules = [rule.partition("=") for rule in settings.override_tensor]
+    found = [f"{pattern}={kinds.get(device, device)}" for pattern, _, device in rules]
+    if settings.n_cpu_moe:
+        found.append(f"experts of the first {settings.n_cpu_moe} layers=CPU")
+    return "; ".join(found) or "none"
 
 
 def _split_mode(settings: Settings) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from quantprobe import _native
 from quantprobe.arrays import Int32Array
 from quantprobe.engine.abi import guarded, last_errors, llama
+from quantprobe.engine.overrides import Overrides, tensor_overrides
 from quantprobe.engine.params import default_params
 from quantprobe.engine.plan import Geometry
 from quantprobe.engine.told import told_flash_attn, told_output_device
@@ -37,8 +38,10 @@ class Model:
     ) -> None:
         self.info = info
         self.settings = settings.with_threads()
-        self._handle: Any = _load(info, self.settings, on_progress, vocab_only)
-        self.output_device = told_output_device(info.n_layer, _native.take_log())
+        overrides = Overrides(None) if vocab_only else tensor_overrides(info, self.settings)
+        self._handle: Any = _load(info, self.settings, overrides, on_progress, vocab_only)
+        told = told_output_device(info.n_layer, _native.take_log())
+        self.output_device = overrides.output_device or told
         """llama.cpp's name of the device of the output matrix; None where it does not tell."""
         self._vocab = llama.llama_model_get_vocab(self._handle)
         self.n_vocab = int(llama.llama_vocab_n_tokens(self._vocab))
@@ -144,7 +147,13 @@ class Model:
         self.close()
 
 
-def _load(info: ModelInfo, settings: Settings, on_progress: Callable[[float], None] | None, vocab_only: bool) -> Any:
+def _load(
+    info: ModelInfo,
+    settings: Settings,
+    overrides: Overrides,
+    on_progress: Callable[[float], None] | None,
+    vocab_only: bool,
+) -> Any:
     params = default_params("llama_model")
     params.vocab_only = vocab_only
     params.n_gpu_layers = settings.n_gpu_layers
@@ -155,6 +164,8 @@ def _load(info: ModelInfo, settings: Settings, on_progress: Callable[[float], No
     if settings.n_gpu_layers == 0:
         # an empty list keeps a GPU out altogether; 0 layers alone would still use it for large batches
         params.devices = ctypes.addressof(no_devices)
+    if overrides.rules is not None:
+        params.tensor_buft_overrides = ctypes.addressof(overrides.rules)
     split = _tensor_split(settings.tensor_split)
     if split is not None:
         params.tensor_split = split

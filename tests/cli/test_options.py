@@ -61,6 +61,9 @@ def test_only_what_is_given_is_a_change() -> None:
     assert given == str(
         {"n_ctx": 512, "n_gpu_layers": -1, "tensor_split": (3.0, 1.0), "flash_attn": False, "use_mmap": False}
     )
+    assert call(changes_of, "-ot", "a=CPU,b=CPU", "-ot", "c=CPU") == str(
+        {"override_tensor": ("a=CPU", "b=CPU", "c=CPU")}
+    )
     assert "default" not in call(changes_of, "--help")
     assert call(changes_of, "-ctk", "q8_0") == str({"type_k": "q8_0"})
     assert call(changes_of, "-ctk", "q8_0", "-ctk", "f16") == str({"type_k": ("q8_0", "f16")})
@@ -74,6 +77,7 @@ def test_only_what_is_given_is_a_change() -> None:
         (("-fa", "maybe"), "'maybe' is not on or off"),
         (("-ctk", "q8"), "'q8' is not one of f32, f16"),
         (("-ts", "0,0"), "one of them above 0"),
+        (("-ot", "exps"), "'exps' is not REGEX=DEVICE"),
     ],
 )
 def test_wrong_values_say_what_was_expected(arguments: tuple[str, str], message: str) -> None:

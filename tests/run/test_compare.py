@@ -16,7 +16,8 @@ HERE: dict[str, Any] = {
     "n_ctx": 512, "flash_attn": True, "llama_cpp_version": "0.5.0", "llama_cpp_commit": "0c1e570",
     "llama_cpp_python_version": "0.3.36",
     "backend": "CPU", "cpu_features": "AVX2 FMA", "gpu_features": "none", "devices_used": ["CPU"],
-    "devices": ["CPU: Xeon"], "split_used": "none", "flash_attn_used": True,
+    "devices": ["CPU: Xeon"], "split_used": "none", "overrides_used": "none",
+    "flash_attn_used": True,
 }  # fmt: skip
 
 

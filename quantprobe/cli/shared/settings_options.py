@@ -38,10 +38,15 @@ def _setting_option(setting: Setting, shows_default: bool) -> Callable[[Command]
         return click.option(
             *setting.flags, setting.name, is_flag=True, flag_value=False, default=True, help=setting.help
         )
+    several: dict[str, Any] = {"multiple": True, "callback": _joined} if setting.kind.repeats else {}
     return click.option(
         *setting.flags, setting.name, type=SettingType(setting), default=setting.default,
-        metavar=setting.kind.metavar, help=setting.help + default,
+        metavar=setting.kind.metavar, help=setting.help + default, **several,
     )  # fmt: skip
+
+
+def _joined(ctx: click.Context, param: click.Parameter, values: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
+    return tuple(each for value in values for each in value)
 
 
 CACHE_TYPES = ("type_k", "type_v")
