@@ -27,8 +27,7 @@ head_product::head_product(const head_params & params)
         throw std::invalid_argument("there is no device " + std::to_string(params.device));
     }
 
-    ggml_backend_device * dev = api.ggml_backend_dev_get(params.device);
-
+    dev         = api.ggml_backend_dev_get(params.device);
     device_name = api.ggml_backend_dev_name(dev);
 
     backend = api.ggml_backend_dev_init(dev, nullptr);
@@ -143,12 +142,10 @@ head_product::product_graph head_product::build(int64_t n_rows) {
     return { ctx, input, logits, graph };
 }
 
-const float * head_product::compute(const float * rows, int64_t n_rows) {
+head_product::product_graph head_product::run(const float * rows, int64_t n_rows) {
     if (n_rows < 1) {
         throw std::invalid_argument("a head product needs at least one row");
     }
-
-    const abort_guard guard;
 
     product_graph graph = build(n_rows);
     api.ggml_backend_tensor_set(graph.input, rows, 0, sizeof(float) * n_embd * n_rows);
@@ -158,6 +155,12 @@ const float * head_product::compute(const float * rows, int64_t n_rows) {
         api.ggml_free(graph.ctx);
         throw std::runtime_error("ggml could not compute the head product (status " + std::to_string(status) + ")");
     }
+    return graph;
+}
+
+const float * head_product::compute(const float * rows, int64_t n_rows) {
+    const abort_guard   guard;
+    const product_graph graph = run(rows, n_rows);
 
     const float * result = static_cast<const float *>(api.ggml_get_data(graph.logits));
     if (!is_host) {
@@ -168,4 +171,11 @@ const float * head_product::compute(const float * rows, int64_t n_rows) {
 
     api.ggml_free(graph.ctx);
     return result;
+}
+
+void head_product::compute_into(const float * rows, int64_t n_rows, ggml_tensor * logits) {
+    const abort_guard   guard;
+    const product_graph graph = run(rows, n_rows);
+    api.ggml_backend_tensor_copy(graph.logits, logits);
+    api.ggml_free(graph.ctx);
 }

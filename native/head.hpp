@@ -36,10 +36,15 @@ class head_product {
     // rows is [n_rows, n_embd]; the result [n_rows, n_vocab] is valid until the next call
     const float * compute(const float * rows, int64_t n_rows);
 
+    // the same into a tensor [n_vocab, n_rows], on the device
+    void compute_into(const float * rows, int64_t n_rows, ggml_tensor * logits);
+
     const int64_t n_embd;
     const int64_t n_vocab;
 
   private:
+    friend class row_metrics; // works on its backend
+
     // in the arena, its tensors allocated; ctx is freed by whoever asked for it
     struct product_graph {
         ggml_context * ctx;
@@ -50,11 +55,13 @@ class head_product {
 
     void place_weights(const head_params & params);
     product_graph build(int64_t n_rows);
+    product_graph run(const float * rows, int64_t n_rows);
     void free_all();
 
     const float scale;
     const float softcap;
 
+    ggml_backend_device * dev     = nullptr;
     ggml_backend *        backend = nullptr;
     ggml_context *        weights = nullptr;
     ggml_backend_buffer * buffer  = nullptr;

@@ -65,6 +65,23 @@ struct ggml_init_params {
     X(ggml_scale,                           ggml_tensor *,              (ggml_context *, ggml_tensor *, float)) \
     X(ggml_tanh,                            ggml_tensor *,              (ggml_context *, ggml_tensor *)) \
     X(ggml_add,                             ggml_tensor *,              (ggml_context *, ggml_tensor *, ggml_tensor *)) \
+    X(ggml_sub,                             ggml_tensor *,              (ggml_context *, ggml_tensor *, ggml_tensor *)) \
+    X(ggml_mul,                             ggml_tensor *,              (ggml_context *, ggml_tensor *, ggml_tensor *)) \
+    X(ggml_div,                             ggml_tensor *,              (ggml_context *, ggml_tensor *, ggml_tensor *)) \
+    X(ggml_scale_bias,                      ggml_tensor *,              (ggml_context *, ggml_tensor *, float, float)) \
+    X(ggml_exp,                             ggml_tensor *,              (ggml_context *, ggml_tensor *)) \
+    X(ggml_log,                             ggml_tensor *,              (ggml_context *, ggml_tensor *)) \
+    X(ggml_expm1,                           ggml_tensor *,              (ggml_context *, ggml_tensor *)) \
+    X(ggml_abs,                             ggml_tensor *,              (ggml_context *, ggml_tensor *)) \
+    X(ggml_sum_rows,                        ggml_tensor *,              (ggml_context *, ggml_tensor *)) \
+    X(ggml_get_rows,                        ggml_tensor *,              (ggml_context *, ggml_tensor *, ggml_tensor *)) \
+    X(ggml_top_k,                           ggml_tensor *,              (ggml_context *, ggml_tensor *, int32_t)) \
+    X(ggml_pool_2d,                         ggml_tensor *,              (ggml_context *, ggml_tensor *, int32_t, int32_t, int32_t, int32_t, int32_t, float, float)) \
+    X(ggml_reshape_2d,                      ggml_tensor *,              (ggml_context *, ggml_tensor *, int64_t, int64_t)) \
+    X(ggml_reshape_3d,                      ggml_tensor *,              (ggml_context *, ggml_tensor *, int64_t, int64_t, int64_t)) \
+    X(ggml_graph_n_nodes,                   int32_t,                    (ggml_cgraph *)) \
+    X(ggml_graph_node,                      ggml_tensor *,              (ggml_cgraph *, int32_t)) \
+    X(ggml_op_desc,                         const char *,               (const ggml_tensor *)) \
     X(ggml_set_input,                       void,                       (ggml_tensor *)) \
     X(ggml_set_output,                      void,                       (ggml_tensor *)) \
     X(ggml_get_name,                        const char *,               (const ggml_tensor *)) \
@@ -83,6 +100,7 @@ struct ggml_init_params {
     X(ggml_backend_dev_memory,              void,                       (ggml_backend_device *, size_t *, size_t *)) \
     X(ggml_backend_dev_type,                int32_t,                    (ggml_backend_device *)) \
     X(ggml_backend_dev_backend_reg,         ggml_backend_reg *,         (ggml_backend_device *)) \
+    X(ggml_backend_dev_supports_op,         bool,                       (ggml_backend_device *, const ggml_tensor *)) \
     X(ggml_backend_dev_init,                ggml_backend *,             (ggml_backend_device *, const char *)) \
     X(ggml_backend_reg_name,                const char *,               (ggml_backend_reg *)) \
     X(ggml_backend_reg_get_proc_address,    void *,                     (ggml_backend_reg *, const char *)) \
@@ -96,6 +114,7 @@ struct ggml_init_params {
     X(ggml_backend_tensor_alloc,            int32_t,                    (ggml_backend_buffer *, ggml_tensor *, void *)) \
     X(ggml_backend_tensor_set,              void,                       (ggml_tensor *, const void *, size_t, size_t)) \
     X(ggml_backend_tensor_get,              void,                       (const ggml_tensor *, void *, size_t, size_t)) \
+    X(ggml_backend_tensor_copy,             void,                       (const ggml_tensor *, ggml_tensor *)) \
     X(ggml_backend_buffer_is_host,          bool,                       (ggml_backend_buffer *)) \
     X(ggml_backend_buffer_free,             void,                       (ggml_backend_buffer *)) \
     X(ggml_backend_graph_compute,           int32_t,                    (ggml_backend *, ggml_cgraph *))

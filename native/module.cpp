@@ -6,6 +6,7 @@
 #include "imatrix_collector.hpp"
 #include "llama_api.hpp"
 #include "log.hpp"
+#include "row_metrics.hpp"
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -126,6 +127,42 @@ static void check_head_rows(const head_holder & self, const row_array & rows) {
     }
 }
 
+static void check_targets(const row_array & rows, const int32_array & targets) {
+    if (targets.shape(0) != rows.shape(0)) {
+        throw std::invalid_argument("there is not one target for each row");
+    }
+}
+
+template <typename T> static nb::object copy_array(const std::vector<T> & values, std::initializer_list<size_t> shape) {
+    return nb::cast(nb::ndarray<nb::numpy, const T>(values.data(), shape, nb::handle()), nb::rv_policy::copy);
+}
+
+// sums, maxima, targets, top_ids, top of row_numbers
+static nb::tuple measure_rows(row_metrics & self, row_array hidden, int32_array targets) {
+    check_targets(hidden, targets);
+    if (static_cast<int64_t>(hidden.shape(1)) != self.n_embd) {
+        throw std::invalid_argument("the hidden rows do not fit the head");
+    }
+
+    const size_t n_rows = hidden.shape(0);
+    row_numbers  found;
+    {
+        const nb::gil_scoped_release release;
+        found = self.measure(hidden.data(), targets.data(), static_cast<int64_t>(n_rows));
+    }
+    const size_t n_top = static_cast<size_t>(found.n_top);
+    return nb::make_tuple(copy_array(found.sums, { n_rows, size_t(row_numbers::n_sums) }), copy_array(found.maxima, { n_rows, 2 }),
+                          copy_array(found.targets, { n_rows, 2 }), copy_array(found.top_ids, { n_rows, 2, n_top }),
+                          copy_array(found.top, { n_rows, 2, n_top }));
+}
+
+// base and quant, [2, n_vocab]
+static nb::object fetch_row(const row_metrics & self, int64_t row) {
+    std::vector<float> rows(2 * self.n_vocab);
+    self.fetch(row, rows.data(), rows.data() + self.n_vocab);
+    return copy_array(rows, { 2, static_cast<size_t>(self.n_vocab) });
+}
+
 // (name, sums [n_rows, n_columns], counts) of every entry, copied
 static nb::list imatrix_entries(const imatrix_collector & self) {
     nb::list list;
@@ -238,4 +275,21 @@ NB_MODULE(_native, m) {
                 return view_rows(logits, n_rows, holder.product->n_vocab, self);
             },
             nb::arg("rows"));
+
+    nb::class_<row_metrics>(m, "RowMetrics")
+        .def(
+            "__init__",
+            [](row_metrics * self, head_holder & head, int64_t n_rows_max) { new (self) row_metrics(*head.product, n_rows_max); },
+            nb::arg("head"), nb::arg("n_rows_max"), nb::keep_alive<1, 2>())
+        .def_prop_ro("address", [](row_metrics & self) { return reinterpret_cast<uintptr_t>(&self); })
+        .def_prop_ro_static("callback", [](nb::handle) { return reinterpret_cast<uintptr_t>(&row_metrics::callback); })
+        .def_prop_ro("error", &row_metrics::error)
+        .def_prop_ro("n_rows", &row_metrics::n_rows)
+        .def("clear", &row_metrics::clear)
+        .def("measure", &measure_rows, nb::arg("hidden"), nb::arg("targets"))
+        .def("fetch", &fetch_row, nb::arg("row"));
+    m.def(
+        "leave_logits",
+        [] { return std::make_tuple(reinterpret_cast<uintptr_t>(&leave_logits_init), reinterpret_cast<uintptr_t>(&leave_logits_apply)); },
+        "Addresses of backend_init and backend_apply of a sampler after which no logits are copied to the host.");
 }

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from quantprobe.arrays import Float32Array, Int32Array
 from quantprobe.capture.store import Capture
+from quantprobe.engine.device_rows import DeviceRows
 from quantprobe.engine.devices import Device
 from quantprobe.engine.head import Head, Post, unpack_rows
 from quantprobe.engine.logit_store import LogitStore, key_of
@@ -24,11 +25,42 @@ class BaseRows:
     One per capture: it holds the output matrix of `hidden` captures. The arrays it returns are gone at the next call.
     """
 
-    def __init__(self, kind: str, n_vocab: int, head: Head | None, store: LogitStore | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        n_vocab: int,
+        head: Head | None,
+        store: LogitStore | None = None,
+        device: Device | None = None,
+    ) -> None:
         self.kind = kind
         self.n_vocab = n_vocab
         self._head = head
         self._store = store
+        self._device = device
+        self._device_rows: DeviceRows | None = None
+        self._no_device_rows = False
+
+    def device_rows(
+        self, n_rows: int, on_cpu: bool = False, on_note: Callable[[str], None] | None = None
+    ) -> DeviceRows | None:
+        """What compares blocks of at most `n_rows` rows on the output's device; its first block is still to be proved.
+
+        None where that is the CPU (unless `on_cpu`: the kernels are faster there), where there is no output matrix, and
+        where the device has no room or lacks an operator, which is told.
+        """
+        if self._head is None or self._device is None or (self._device.kind == "CPU" and not on_cpu):
+            return None
+        if self._device_rows is None and not self._no_device_rows:
+            try:
+                self._device_rows = DeviceRows(self._head, self._device, self.n_vocab, n_rows)
+            except EngineError as error:
+                self._no_device_rows = True
+                if on_note is not None:
+                    on_note(f"{error}; the CPU compares them")
+        if self._device_rows is not None:
+            self._device_rows.begin()
+        return self._device_rows
 
     def logits(self, stored: NDArray[Any], row_dtype: str) -> Float32Array:
         """`[n_rows, n_vocab]` float32: logits of a `hidden` capture, log-probabilities of the other kinds."""
@@ -58,6 +90,20 @@ class BaseRows:
         if self.kind == "llama_kld":
             return llama_row_metrics(np.ascontiguousarray(stored), quant, targets, llama_compat)
         return row_metrics(self.logits(stored, row_dtype), quant, targets)
+
+    def compare_on(
+        self, device_rows: DeviceRows, stored: NDArray[Any], row_dtype: str, quant: Float32Array, targets: Int32Array
+    ) -> tuple[NDArray[Any], bool]:
+        """The same where `device_rows` got the quant's logits, and whether it computed them.
+
+        The kernels do until it is proved, which the first block decides, and they have the quant's logits as long.
+        """
+        if device_rows.is_proved:
+            return device_rows.compare(unpack_rows(stored, row_dtype), targets), True
+        rows = self.compare(stored, row_dtype, quant, targets)
+        if device_rows.refusal is None:
+            device_rows.prove(unpack_rows(stored, row_dtype), targets, rows)
+        return rows, False
 
 
 def open_base_rows(
@@ -93,5 +139,5 @@ def open_base_rows(
             if on_note is not None:
                 on_note(f"{error}; trying the next device, whose products may differ from the base's by rounding")
             continue
-        return BaseRows(capture.meta.kind, n_vocab, head, store if device.kind == "CPU" else None)
+        return BaseRows(capture.meta.kind, n_vocab, head, store if device.kind == "CPU" else None, device)
     raise EngineError(f"there is no device for the output matrix of {capture.path}")

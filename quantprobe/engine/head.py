@@ -78,7 +78,7 @@ class Head:
         n_vocab, n_embd = shape
         self._failed = f"the base's output matrix ({type_name}, {n_vocab} x {n_embd}) cannot be used on {device.name}"
         with engine_errors(self._failed):
-            self._product = _native.HeadProduct(
+            self.product = _native.HeadProduct(
                 type=int(GGMLQuantizationType[type_name]),
                 n_embd=n_embd,
                 n_vocab=n_vocab,
@@ -102,7 +102,7 @@ class Head:
     def compute(self, hidden: Float32Array) -> Float32Array:
         """Logits `[n_rows, n_vocab]` float32 of hidden rows `[n_rows, n_embd]` float32."""
         with engine_errors(self._failed):
-            logits: Float32Array = self._product.compute(np.ascontiguousarray(hidden, dtype=np.float32))
+            logits: Float32Array = self.product.compute(np.ascontiguousarray(hidden, dtype=np.float32))
         return logits
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from quantprobe import _native
 from quantprobe.arrays import Int32Array
 from quantprobe.engine.abi import guarded, last_errors, llama
+from quantprobe.engine.device_rows import DeviceRows
+from quantprobe.engine.leaving import LeftLogits
 from quantprobe.engine.overrides import Overrides, tensor_overrides
 from quantprobe.engine.params import default_params
 from quantprobe.engine.plan import Geometry
@@ -246,16 +248,28 @@ class Context:
     """A llama.cpp context and the native decoder over it.
 
     With `hidden` the final-norm rows of each batch are collected beside the logits; a `watcher` (a class of the
-    extension with `callback` and `address`) sees every node instead.
+    extension with `callback` and `address`) sees every node instead, as `device_rows` does, which gets each batch.
     """
 
-    def __init__(self, model: Model, geometry: Geometry, hidden: bool = False, watcher: Any = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        geometry: Geometry,
+        hidden: bool = False,
+        watcher: Any = None,
+        device_rows: DeviceRows | None = None,
+    ) -> None:
         self.model = model
         self.geometry = geometry
         self.collector = _native.HiddenCollector(model.n_embd) if hidden else None
+        self.device_rows = device_rows
+        self._left: LeftLogits | None = None
         params = _context_params(model.settings, geometry)
         params.flash_attn_type = _FLASH_ATTN[model.flash_attn_used]
         seer = watcher if watcher is not None else self.collector
+        if device_rows is not None:
+            seer = device_rows.watcher
+            params.n_outputs_max_per_seq = 0  # as many as there are outputs; llama.cpp asks only with samplers
         if seer is not None:
             params.cb_eval = ctypes.cast(type(seer).callback, type(params.cb_eval))
             params.cb_eval_user_data = ctypes.c_void_p(seer.address)
@@ -275,9 +289,18 @@ class Context:
             min(geometry.n_seq, int(llama.llama_n_seq_max(self._handle))),
         )
 
+    @property
+    def leaves_logits(self) -> bool:
+        """Whether logits stay on the device: once `device_rows` is proved, where llama.cpp can do without."""
+        if self._left is None and self.device_rows is not None and self.device_rows.is_proved:
+            self._left = LeftLogits(self._handle, self.geometry.n_seq)
+        return self._left is not None and self._left.are_left
+
     def close(self) -> None:
         if self._handle is not None and not _native.has_aborted():
             llama.llama_free(self._handle)
+            if self._left is not None:
+                self._left.free()
         self._handle = None
 
     def __enter__(self) -> Context:

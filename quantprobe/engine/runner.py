@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from quantprobe.arrays import BoolArray, Float32Array, Int64Array
 from quantprobe.engine.abi import last_errors
+from quantprobe.engine.device_rows import DeviceRows
 from quantprobe.engine.failures import engine_errors
 from quantprobe.engine.model import Context, Model
 from quantprobe.engine.plan import Geometry, Step, llama_perplexity_geometry, plan_windows, window_geometry
@@ -32,7 +33,7 @@ class Block:
     row_ids: Int64Array
     """`[n_rows]` int64."""
     logits: Float32Array
-    """`[n_rows, n_vocab]` float32; no rows where the graph ended before them."""
+    """`[n_rows, n_vocab]` float32; no rows where the graph ended before them, or where they stay on the device."""
     hidden: Float32Array | None
     """`[n_rows, n_embd]` float32, the input of the output matrix; None if it was not collected."""
     n_tokens: int
@@ -58,6 +59,7 @@ def run_blocks(
         whole = context.collector is None or wants_logits is None or (gives_block and wants_logits(n_blocks))
         if context.collector is not None:
             context.collector.end_graph(not whole)
+        whole = whole and not context.leaves_logits
         decode(context, step)
         n_tokens += len(step.tokens)
         if not gives_block:
@@ -95,6 +97,8 @@ def _prepare(context: Context, step: Step) -> None:
         decoder.seq_cp(source, target)
     if context.collector is not None:
         context.collector.clear()
+    if context.device_rows is not None:
+        context.device_rows.watcher.clear()
 
 
 def _hidden(context: Context, n_rows: int) -> Float32Array | None:
@@ -112,6 +116,7 @@ def probe_blocks(
     llama_geometry: bool = False,
     done: BoolArray | None = None,
     wants_logits: Callable[[int], bool] | None = None,
+    device_rows: DeviceRows | None = None,
 ) -> Generator[Block, None, None]:
     """Every row of a probe, block by block, in a context made for it and closed at the end.
 
@@ -120,10 +125,10 @@ def probe_blocks(
     `llama_geometry` packs the windows of a text as llama-perplexity does. `done` (`[n_rows]`) are rows that are there
     already: blocks of such rows alone are not given, and only what the others need is decoded. Plan and context are
     those of the whole probe, so every row has the same bits; a block with one missing row comes whole. `wants_logits`
-    is that of `run_blocks`.
+    is that of `run_blocks`. `device_rows` gets each block where the logits are; once it is proved, blocks have none.
     """
     geometry, steps = _plan(model, probe, llama_geometry, done)
-    with Context(model, geometry, hidden) as context:
+    with Context(model, geometry, hidden, device_rows=device_rows) as context:
         yield from run_blocks(context, steps, done, wants_logits)
 
 

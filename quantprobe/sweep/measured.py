@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from quantprobe.arrays import Float32Array, FloatArray, Int32Array, Int64Array
 from quantprobe.engine.base_rows import BaseRows
+from quantprobe.engine.device_rows import DeviceRows
 from quantprobe.engine.runner import Block
 from quantprobe.metrics.answers import Answers, answers_from_logprobs
 from quantprobe.metrics.direction import measure_direction
@@ -30,6 +31,8 @@ class MeasuredText:
 
     stored = ROW_DTYPE.names or ()
     """Names of the arrays of `values`."""
+    optional = ("on_device",)
+    """Names of those that are there where they say something."""
 
     def __init__(self, probe: TextProbe, llama_compat: bool = False) -> None:
         self.probe = probe
@@ -38,23 +41,42 @@ class MeasuredText:
         """`[n_windows]`: the windows whose rows are all there."""
         self.there = np.zeros(probe.n_rows, np.bool_)
         """`[n_rows]`: the rows that came from a model or a checkpoint."""
+        self.on_device = np.zeros(probe.n_rows, np.bool_)
+        """`[n_rows]`: the rows that were compared on the device of the output layer, not by the kernels."""
         self._targets = probe.targets()
         self._llama_compat = llama_compat
 
-    def add(self, block: Block, base_rows: BaseRows, stored: NDArray[Any], row_dtype: str) -> None:
-        """Compare the rows of one block with the base's stored ones."""
-        targets = self._targets[block.row_ids]
-        self.rows[block.row_ids] = base_rows.compare(stored, row_dtype, block.logits, targets, self._llama_compat)
-        self.there[block.row_ids] = True
+    def add(
+        self,
+        block: Block,
+        base_rows: BaseRows,
+        stored: NDArray[Any],
+        row_dtype: str,
+        device_rows: DeviceRows | None = None,
+    ) -> None:
+        """Compare the rows of one block with the base's stored ones, on the device where that is proved."""
+        ids, targets = block.row_ids, self._targets[block.row_ids]
+        if device_rows is None:
+            self.rows[ids] = base_rows.compare(stored, row_dtype, block.logits, targets, self._llama_compat)
+        else:
+            found = base_rows.compare_on(device_rows, stored, row_dtype, block.logits, targets)
+            self.rows[ids], self.on_device[ids] = found
+        self.there[ids] = True
 
     def values(self, row_ids: Int64Array) -> dict[str, NDArray[Any]]:
         """What is kept of these rows, for `restore`."""
-        return {name: self.rows[name][row_ids] for name in self.stored}
+        return {name: self.rows[name][row_ids] for name in self.stored} | self._marks(row_ids)
 
     def restore(self, row_ids: Int64Array, values: Mapping[str, NDArray[Any]]) -> None:
         for name in self.stored:
             self.rows[name][row_ids] = values[name]
+        self.on_device[row_ids] = values.get("on_device", False)
         self.there[row_ids] = True
+
+    def _marks(self, rows: Any) -> dict[str, NDArray[Any]]:
+        """Which rows were compared on a device; nothing where none was."""
+        marks = self.on_device[rows]
+        return {"on_device": marks} if marks.any() else {}
 
     def keep_whole(self) -> None:
         """Take for decoded the windows whose rows are all there."""
@@ -67,7 +89,7 @@ class MeasuredText:
 
     def load(self, path: Path, keys: str | Collection[str]) -> None:
         """Take the rows from an earlier run, as far as it came; nothing if there are none under these keys."""
-        arrays = read_arrays(path, keys, (*self.stored, "windows"))
+        arrays = read_arrays(path, keys, (*self.stored, "windows"), self.optional)
         if arrays is None:
             return
         decoded = np.isin(np.arange(self.probe.n_windows), arrays["windows"])
@@ -76,12 +98,14 @@ class MeasuredText:
             return
         for name in self.stored:
             self.rows[name][rows] = arrays[name]
+        self.on_device[rows] = arrays.get("on_device", False)
         self.decoded = decoded
 
     def save(self, path: Path, key: str) -> None:
         """Keep the rows of the windows that are there."""
         rows, windows = self._there()
-        write_arrays(path, key, {**{name: rows[name] for name in self.stored}, "windows": windows})
+        marks = self._marks(np.repeat(self.decoded, self.probe.row_counts()))
+        write_arrays(path, key, {**{name: rows[name] for name in self.stored}, **marks, "windows": windows})
 
     def summary(self) -> TextSummary:
         """The summary of the windows that are there."""
@@ -106,6 +130,7 @@ class MeasuredTask:
 
     stored = ("base", "quant", "kld")
     """Names of the arrays of `values`."""
+    optional = ()
 
     def __init__(self, probe: TaskProbe) -> None:
         self.probe = probe
@@ -120,7 +145,14 @@ class MeasuredTask:
         self.there = np.zeros(probe.n_rows, np.bool_)
         """`[n_rows]`: the rows that came from a model or a checkpoint."""
 
-    def add(self, block: Block, base_rows: BaseRows, stored: NDArray[Any], row_dtype: str) -> None:
+    def add(
+        self,
+        block: Block,
+        base_rows: BaseRows,
+        stored: NDArray[Any],
+        row_dtype: str,
+        device_rows: DeviceRows | None = None,
+    ) -> None:
         """Take the rows of one block and the base's stored ones."""
         base = base_rows.logits(stored, row_dtype)
         no_target = np.zeros(len(block.row_ids), dtype=np.int32)

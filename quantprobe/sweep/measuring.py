@@ -17,6 +17,7 @@ from quantprobe.capture.probe_files import Probe
 from quantprobe.capture.store import Capture
 from quantprobe.compiling import use_threads
 from quantprobe.engine.base_rows import BaseRows, open_base_rows
+from quantprobe.engine.device_rows import DeviceRows
 from quantprobe.engine.devices import list_devices
 from quantprobe.engine.logit_store import LogitStore
 from quantprobe.engine.model import Model
@@ -81,6 +82,9 @@ class Measuring:
     `names` are the probes of this run, in their order (None: all that the capture has). Raises `InputError` for a name
     that it does not have.
     """
+
+    device_rows_on_cpu = False
+    """Whether the graph of other devices compares on the CPU too, where the kernels are faster."""
 
     def __init__(
         self,
@@ -307,16 +311,26 @@ class Measuring:
         base_rows = self.base_rows(model.info)
         name = measured.probe.name
         stored, row_dtype = self.capture.rows(name), self.capture.entry(name).row_dtype
+        device_rows = self._device_rows(base_rows, measured)
         probe, rows = measured.probe.subset(part)
         done = measured.there[rows]
         n_tokens = n_probe_tokens(loaded, probe, done, self.llama_geometry)
         self.progress.start(f"compare {model.info.name} on {name}", n_tokens, "tok")
         try:
-            with closing(probe_blocks(loaded, probe, llama_geometry=self.llama_geometry, done=done)) as blocks:
+            with closing(probe_blocks(loaded, probe, False, self.llama_geometry, done, None, device_rows)) as blocks:
                 for block in blocks:
                     captured = replace(block, row_ids=rows[block.row_ids])
-                    measured.add(captured, base_rows, stored[captured.row_ids], row_dtype)
+                    measured.add(captured, base_rows, stored[captured.row_ids], row_dtype, device_rows)
                     unfinished.add(captured.row_ids)
                     self.progress.advance(block.n_tokens)
         finally:
             self.progress.finish()
+            if device_rows is not None and device_rows.refusal is not None:
+                self.progress.note(f"the CPU compares the rows of {model.info.name}: {device_rows.refusal}")
+
+    def _device_rows(self, base_rows: BaseRows, measured: MeasuredText | MeasuredTask) -> DeviceRows | None:
+        """What compares on the output's device: texts, as a task needs log-probabilities of several tokens a row."""
+        if isinstance(measured, MeasuredTask):
+            return None
+        n_rows = block_rows(self.capture.meta.n_vocab, self.settings.n_ubatch_used)
+        return base_rows.device_rows(n_rows, self.device_rows_on_cpu, self.progress.note)

@@ -31,7 +31,7 @@ class Unfinished:
     def load(self) -> Int64Array:
         """Take the rows that are there; the windows or items (by number) that were being decoded, none if none were."""
         names = ("part", "rows", *self._measured.stored)
-        found = [read_arrays(path, self._key, names) for path in self._files()]
+        found = [read_arrays(path, self._key, names, self._measured.optional) for path in self._files()]
         stretches = [arrays for arrays in found if arrays is not None]
         if not stretches:
             return self._part
