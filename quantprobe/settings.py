@@ -285,6 +285,7 @@ FACTS: Mapping[str, bool] = {
     **dict.fromkeys(MACHINE, True),
     "n_ubatch_used": True,
     "llama_compat": True,
+    "row_metrics_used": False,  # of the same logits; the values agree within the bound of metrics/row_numbers.py
     "texts": True,
     "tasks": True,
     "n_chunks": True,

@@ -134,6 +134,7 @@ def compare_quants(
         earlier = None if replaces else earlier_results(measuring, notes=False)
         if earlier is not None:
             measured = with_earlier(measuring, measured, earlier.quants, any_info)
+        recorded["row_metrics_used"] = "device" if measuring.row_metrics_used else "kernels"
         overlaps = () if before is None else before.overlaps
         results = _results(capture, judge_all(measured, facts, margin), facts, recorded, floor, calibration, overlaps)
         write_questions(capture, folder, results.tasks)

@@ -110,6 +110,8 @@ class Measuring:
         self.precision = precision
         self._probes: dict[str, Probe] = {}
         self._base_rows: list[BaseRows] = []  # at most one, which all lines of the results share
+        self.row_metrics_used: set[str] = set()
+        """`device` once rows were compared on the device of the output layer; of all lines, this run's or kept."""
         self.n_lines_left = 1
         """Lines of the results that are still to be decoded: the base's logits are kept for several."""
         self.n_sharing = 1
@@ -191,6 +193,7 @@ class Measuring:
             self._complete(model, measured, wanted)
             if self.precision is not None and precision_reached(measured.summary().kld_mean, self.precision):
                 break
+        self._note_metrics(measured)
         return measured
 
     def task(self, model: LazyModel, probe: TaskProbe, wanted: Int64Array | None = None) -> MeasuredTask:
@@ -203,7 +206,12 @@ class Measuring:
         """What the run has of a quant on a text; `decoded` says how much."""
         measured = MeasuredText(probe, self.llama_compat)
         measured.load(self.rows_path(quant, probe), self.accepted_keys(quant, probe))
+        self._note_metrics(measured)
         return measured
+
+    def _note_metrics(self, measured: MeasuredText) -> None:
+        if measured.on_device.any():
+            self.row_metrics_used.add("device")
 
     def kept_task(self, quant: ModelIdentity, probe: TaskProbe) -> MeasuredTask:
         """What the run has of a quant on a task; `decoded` says how much."""

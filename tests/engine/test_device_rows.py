@@ -13,13 +13,24 @@ from tiny_gguf import write_tiny
 
 from quantprobe import _native
 from quantprobe.arrays import Float32Array, Int32Array
+from quantprobe.engine import device_rows
 from quantprobe.engine.abi import llama
 from quantprobe.engine.device_rows import DeviceRows
 from quantprobe.engine.devices import list_devices
 from quantprobe.engine.head import Head, Post
+from quantprobe.engine.model import Context, Model
+from quantprobe.engine.plan import plan_windows, window_geometry
+from quantprobe.engine.runner import probe_blocks, run_blocks
 from quantprobe.errors import EngineError
+from quantprobe.gguf.model import read_model_info
 from quantprobe.metrics.row_numbers import disagreement
 from quantprobe.metrics.rows import ROW_DTYPE, row_metrics
+from quantprobe.probes.text import TextProbe
+from quantprobe.run.results import read_results
+from quantprobe.run.rows import read_rows
+from quantprobe.settings import Settings
+from quantprobe.sweep import Inputs, TextInput, capture_base, compare_quants
+from quantprobe.sweep.measuring import Measuring
 
 CPU = next(device for device in list_devices() if device.kind == "CPU")
 
@@ -209,9 +220,6 @@ class World:
     """A base, its capture and a quant, which a run compares by the kernels or by the graph."""
 
     def __init__(self, folder: Path) -> None:
-        from quantprobe.settings import Settings
-        from quantprobe.sweep import Inputs, TextInput, capture_base
-
         self.folder = folder
         self.settings = Settings(n_ctx=32, n_threads=1, n_gpu_layers=0, n_ubatch=64)
         base = write_tiny(folder / "base.gguf", head_type="F16")
@@ -221,16 +229,15 @@ class World:
 
     def compare(self, name: str) -> tuple[np.ndarray[Any, Any], list[str]]:
         """The rows of the run, and what it told."""
-        from quantprobe.run.rows import read_rows
-        from quantprobe.sweep import compare_quants
-
         told = Quiet()
         compare_quants(self.folder / "b.qpc", [self.quant], self.settings, self.folder / name, told)
+        settings = read_results(self.folder / name).settings
         arrays = read_rows(self.folder / name / "rows" / "quant" / "t.npz")
         rows = np.zeros(len(arrays["kld"]), [*ROW_DTYPE.descr, ("on_device", np.bool_)])
         for field in arrays:
             if field in (rows.dtype.names or ()):
                 rows[field] = arrays[field]
+        assert settings["row_metrics_used"] == ("device" if rows["on_device"].any() else "kernels")
         return rows, told.notes
 
 
@@ -248,8 +255,6 @@ def by_kernels(world: World) -> np.ndarray[Any, Any]:
 
 @pytest.fixture
 def graph_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    from quantprobe.sweep.measuring import Measuring
-
     monkeypatch.setattr(Measuring, "device_rows_on_cpu", True)
 
 
@@ -260,6 +265,31 @@ def test_a_run_by_the_graph(world: World, by_kernels: np.ndarray[Any, Any], grap
     assert 0 < n_first <= 64 and rows["on_device"][n_first:].all() and not notes
     require_same(rows[:n_first], by_kernels[:n_first])
     assert disagreement(rows, by_kernels) == "" and (rows["kld"] > 1e-4).all()
+    again, notes = world.compare("graph")  # from the run's folder
+    np.testing.assert_array_equal(again, rows)
+
+
+def test_logits_stay_on_the_device_once_the_first_block_agreed(world: World) -> None:
+    """llama.cpp's buffer is a new one, filled with zeros, from the second batch on: nothing is copied into it."""
+    info = read_model_info(world.quant)
+    probe = TextProbe("t", np.random.default_rng(0).integers(3, 259, (8, 32), dtype=np.int32), None)
+    with Model(info, world.settings) as model:
+        whole = [(block.row_ids, block.logits.copy()) for block in probe_blocks(model, probe)]
+        rows = identity(model.n_vocab, 64)
+        geometry = window_geometry(probe, model.settings, model.n_vocab)
+        with Context(model, geometry, device_rows=rows) as context:
+            for number, block in enumerate(run_blocks(context, plan_windows(probe, geometry))):
+                ids, expected = whole[number]
+                targets = probe.targets()[ids]
+                if number == 0:
+                    np.testing.assert_array_equal(block.logits, expected)
+                    rows.is_proved = True
+                else:
+                    assert context.leaves_logits and len(block.logits) == 0
+                    assert not context.decoder.logits().any()
+                # the base's logits are this quant's: only the graph of its own batch can say that they are equal
+                assert (rows.compare(expected, targets)["kld"] == 0).all()
+        assert number > 1
 
 
 def test_logits_are_copied_where_llama_cpp_cannot_do_without(
@@ -274,8 +304,6 @@ def test_logits_are_copied_where_llama_cpp_cannot_do_without(
 def test_the_kernels_take_over(
     fault: str, world: World, by_kernels: np.ndarray[Any, Any], graph_on_cpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from quantprobe.engine import device_rows
-
     class Lacking:
         def __init__(self, *_: Any) -> None:
             raise RuntimeError("CPU cannot compute TOP_K")
