@@ -102,6 +102,8 @@ struct ggml_init_params {
     X(ggml_backend_dev_backend_reg,         ggml_backend_reg *,         (ggml_backend_device *)) \
     X(ggml_backend_dev_supports_op,         bool,                       (ggml_backend_device *, const ggml_tensor *)) \
     X(ggml_backend_dev_init,                ggml_backend *,             (ggml_backend_device *, const char *)) \
+    X(ggml_backend_reg_by_name,             ggml_backend_reg *,         (const char *)) \
+    X(ggml_backend_register,                void,                       (ggml_backend_reg *)) \
     X(ggml_backend_reg_name,                const char *,               (ggml_backend_reg *)) \
     X(ggml_backend_reg_get_proc_address,    void *,                     (ggml_backend_reg *, const char *)) \
     X(ggml_backend_free,                    void,                       (ggml_backend *)) \

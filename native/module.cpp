@@ -91,6 +91,37 @@ static std::vector<std::tuple<std::string, uintptr_t>> buffer_types() {
     return types;
 }
 
+static bool has_backend(const std::string & name) {
+    require_llama_api();
+    return api.ggml_backend_reg_by_name(name.c_str()) != nullptr;
+}
+
+// ggml's assertions become exceptions; nothing was computed, so llama.cpp can be used on
+struct abort_guard_lite {
+    abort_guard_lite() { guard_aborts(true); }
+
+    ~abort_guard_lite() { guard_aborts(false); }
+};
+
+// the devices of an RPC server, behind all others; as add_rpc_devices of llama.cpp's common/arg.cpp
+static void add_rpc_server(const std::string & address) {
+    require_llama_api();
+
+    const nb::gil_scoped_release release;
+    const abort_guard_lite       guard;
+
+    ggml_backend_reg * rpc  = api.ggml_backend_reg_by_name("RPC");
+    void *             proc = rpc ? api.ggml_backend_reg_get_proc_address(rpc, "ggml_backend_rpc_add_server") : nullptr;
+    if (proc == nullptr) {
+        throw std::runtime_error("llama.cpp was built without its RPC backend");
+    }
+    ggml_backend_reg * server = reinterpret_cast<ggml_backend_reg * (*)(const char *)>(proc)(address.c_str());
+    if (server == nullptr) {
+        throw std::runtime_error("it has no devices");
+    }
+    api.ggml_backend_register(server);
+}
+
 // std::regex, as llama.cpp matches the patterns of tensor overrides
 static std::vector<bool> matches(const std::string & pattern, const std::vector<std::string> & names) {
     try {
@@ -193,6 +224,8 @@ NB_MODULE(_native, m) {
     m.def("list_devices", &list_devices, "(name, description, type, backend, free, total) of every device.");
 
     m.def("buffer_types", &buffer_types, "(name, address) of every device's buffer type.");
+    m.def("has_backend", &has_backend, nb::arg("name"), "Whether llama.cpp has a backend of this name.");
+    m.def("add_rpc_server", &add_rpc_server, nb::arg("address"), "Add the devices of an RPC server, HOST:PORT.");
     m.def("matches", &matches, nb::arg("pattern"), nb::arg("names"), "Which names have a part that matches, by std::regex.");
 
     m.def("log_callback", [] { return reinterpret_cast<uintptr_t>(&log_callback); }, "Address of the log callback.");

@@ -86,6 +86,15 @@ def _are_overrides(value: Any) -> bool:
     return isinstance(value, tuple) and all(isinstance(rule, str) and all(rule.partition("=")) for rule in value)
 
 
+def _are_addresses(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(each, str) and _is_address(each) for each in value)
+
+
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and not set(host) & set(": /") and port.isdecimal() and 0 < int(port) < 65536
+
+
 def _are_shares(value: Any) -> bool:
     if not isinstance(value, tuple) or not all(isinstance(share, int | float) for share in value):
         return False
@@ -108,6 +117,10 @@ SHARES = Kind(
 OVERRIDES = Kind(
     "REGEX=DEVICE such as ffn_.*_exps=CPU, several with commas between them", "REGEX=DEVICE",
     lambda text: tuple(text.split(",")), _are_overrides, ",".join, repeats=True,
+)  # fmt: skip
+ADDRESSES = Kind(
+    "HOST:PORT, several with commas between them, or 'none'", "HOST:PORT",
+    lambda text: () if text == "none" else tuple(text.split(",")), _are_addresses, ",".join,
 )  # fmt: skip
 KV_TYPE = one_of(KV_TYPES, "TYPE")
 
@@ -209,6 +222,11 @@ class Settings:
     n_cpu_moe: int = setting(
         0, "-ncmoe", "--n-cpu-moe", kind=whole_number(0), moves_logits=False,
         help="Keep the experts of the first N layers on the CPU.",
+    )  # fmt: skip
+    rpc: tuple[str, ...] = setting(
+        # what computes there is not told: the addresses are in devices_used
+        (), "--rpc", kind=ADDRESSES, moves_logits=False,
+        help="Servers of llama.cpp (rpc-server) that hold a part of the model, for example box1:50052,box2:50052.",
     )  # fmt: skip
     flash_attn: bool = setting(
         # on or off alone is a KLD of 0.002 to 0.024 nats, as much as Q5_K_M loses

@@ -67,6 +67,8 @@ def test_values_that_a_setting_does_not_take(values: dict[str, Any], message: st
         ("n_gpu_layers", "0", 0),
         ("tensor_split", "3/1", (3.0, 1.0)),
         ("override_tensor", "exps=CPU,output=CUDA0", ("exps=CPU", "output=CUDA0")),
+        ("rpc", "box:50052,10.0.0.2:50052", ("box:50052", "10.0.0.2:50052")),
+        ("rpc", "none", ()),
         ("flash_attn", "off", False),
         ("type_k", "iq4_nl", "iq4_nl"),
     ],
@@ -80,6 +82,7 @@ def test_text_becomes_a_value(name: str, text: str, value: object) -> None:
     [("n_ctx", "3"), ("n_ctx", "x"), ("n_parallel", "300"), ("n_gpu_layers", "-2"), ("n_gpu_layers", "many"),
      ("tensor_split", "3,x"), ("tensor_split", "0,0"), ("tensor_split", ""),
      ("override_tensor", "exps"), ("override_tensor", "a=CPU,=CPU"), ("override_tensor", "a="),
+     ("rpc", "box"), ("rpc", "box:0"), ("rpc", "box:x"), ("rpc", "a:1,,b:2"), ("rpc", "http://box:1"),
      ("flash_attn", "yes"), ("type_v", "F16")],
 )  # fmt: skip
 def test_text_that_is_no_value_says_what_was_expected(name: str, text: str) -> None:

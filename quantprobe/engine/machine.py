@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from quantprobe.engine import library
 from quantprobe.engine.devices import Device, list_devices, system_info
+from quantprobe.engine.servers import connect_servers
 from quantprobe.settings import Settings
 
 _HARMLESS = {"OPENMP"}
@@ -36,7 +37,8 @@ class Machine:
 
 
 def describe_machine(settings: Settings) -> Machine:
-    """This machine as a model under these settings uses it."""
+    """This machine, and the servers of `--rpc`, as a model under these settings uses it; see `connect_servers`."""
+    connect_servers(settings)
     seen = list_devices()
     used = used_devices(seen, settings)
     gpus = [device for device in used if device.kind in _GPUS]

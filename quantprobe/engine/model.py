@@ -17,6 +17,7 @@ from quantprobe.engine.leaving import LeftLogits
 from quantprobe.engine.overrides import Overrides, tensor_overrides
 from quantprobe.engine.params import default_params
 from quantprobe.engine.plan import Geometry
+from quantprobe.engine.servers import connect_servers
 from quantprobe.engine.told import told_flash_attn, told_output_device
 from quantprobe.errors import EngineError, InputError, MismatchError
 from quantprobe.gguf.file_types import KV_TYPES
@@ -40,6 +41,8 @@ class Model:
     ) -> None:
         self.info = info
         self.settings = settings.with_threads()
+        if not vocab_only:
+            connect_servers(self.settings)
         overrides = Overrides(None) if vocab_only else tensor_overrides(info, self.settings)
         self._handle: Any = _load(info, self.settings, overrides, on_progress, vocab_only)
         told = told_output_device(info.n_layer, _native.take_log())
