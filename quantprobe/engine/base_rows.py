@@ -96,12 +96,17 @@ class BaseRows:
     ) -> tuple[NDArray[Any], bool]:
         """The same where `device_rows` got the quant's logits, and whether it computed them.
 
-        The kernels do until it is proved, which the first block decides, and they have the quant's logits as long.
+        The kernels do until it is proved, which the first block decides, and they have the quant's logits as long. They
+        also do where it fails and logits are there.
         """
         if device_rows.is_proved:
-            return device_rows.compare(unpack_rows(stored, row_dtype), targets), True
+            try:
+                return device_rows.compare(unpack_rows(stored, row_dtype), targets), True
+            except EngineError:
+                if len(quant) != len(targets):
+                    raise
         rows = self.compare(stored, row_dtype, quant, targets)
-        if device_rows.refusal is None:
+        if device_rows.refusal is None and not device_rows.is_proved:
             device_rows.prove(unpack_rows(stored, row_dtype), targets, rows)
         return rows, False
 

@@ -18,6 +18,14 @@ from quantprobe.errors import IncompatibleError
 _NEEDED = ("llama_set_sampler", "llama_sampler_chain_init", "llama_sampler_chain_add", "llama_sampler_free")
 
 
+def allow_sampled_outputs(params: Any) -> bool:
+    """Let a sequence with a sampler have as many outputs as the context has; False where llama.cpp cannot."""
+    if not hasattr(params, "n_outputs_max_per_seq"):
+        return False
+    params.n_outputs_max_per_seq = 0
+    return True
+
+
 class LeftLogits:
     """Samplers, one for each sequence of a context: llama.cpp holds them until the context is freed, so keep this."""
 

@@ -13,7 +13,7 @@ from quantprobe import _native
 from quantprobe.arrays import Int32Array
 from quantprobe.engine.abi import guarded, last_errors, llama
 from quantprobe.engine.device_rows import DeviceRows
-from quantprobe.engine.leaving import LeftLogits
+from quantprobe.engine.leaving import LeftLogits, allow_sampled_outputs
 from quantprobe.engine.overrides import Overrides, tensor_overrides
 from quantprobe.engine.params import default_params
 from quantprobe.engine.plan import Geometry
@@ -267,12 +267,13 @@ class Context:
         self.collector = _native.HiddenCollector(model.n_embd) if hidden else None
         self.device_rows = device_rows
         self._left: LeftLogits | None = None
+        self._can_leave = False
         params = _context_params(model.settings, geometry)
         params.flash_attn_type = _FLASH_ATTN[model.flash_attn_used]
         seer = watcher if watcher is not None else self.collector
         if device_rows is not None:
             seer = device_rows.watcher
-            params.n_outputs_max_per_seq = 0  # as many as there are outputs; llama.cpp asks only with samplers
+            self._can_leave = allow_sampled_outputs(params) and not model.is_recurrent
         if seer is not None:
             params.cb_eval = ctypes.cast(type(seer).callback, type(params.cb_eval))
             params.cb_eval_user_data = ctypes.c_void_p(seer.address)
@@ -294,8 +295,12 @@ class Context:
 
     @property
     def leaves_logits(self) -> bool:
-        """Whether logits stay on the device: once `device_rows` is proved, where llama.cpp can do without."""
-        if self._left is None and self.device_rows is not None and self.device_rows.is_proved:
+        """Whether logits stay on the device: once `device_rows` is proved, where llama.cpp can do without.
+
+        Of recurrent and hybrid models they are copied as ever: a batch that llama.cpp cuts up is the kernels'.
+        """
+        proved = self.device_rows is not None and self.device_rows.is_proved
+        if self._left is None and self._can_leave and proved:
             self._left = LeftLogits(self._handle, self.geometry.n_seq)
         return self._left is not None and self._left.are_left
 

@@ -219,11 +219,11 @@ def test_a_first_block_that_disagrees_is_not_believed() -> None:
 class World:
     """A base, its capture and a quant, which a run compares by the kernels or by the graph."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, arch: str = "llama") -> None:
         self.folder = folder
         self.settings = Settings(n_ctx=32, n_threads=1, n_gpu_layers=0, n_ubatch=64)
-        base = write_tiny(folder / "base.gguf", head_type="F16")
-        self.quant = write_tiny(folder / "quant.gguf", noise=0.2)
+        base = write_tiny(folder / "base.gguf", arch, head_type="F16")
+        self.quant = write_tiny(folder / "quant.gguf", arch, noise=0.2)
         text = Inputs((TextInput("t", write_letters(folder / "t.txt")),))
         capture_base(base, text, self.settings, folder / "b.qpc", Quiet())
 
@@ -298,6 +298,26 @@ def test_logits_are_copied_where_llama_cpp_cannot_do_without(
     monkeypatch.delattr(llama, "llama_set_sampler")
     rows, _ = world.compare("copied")
     assert rows["on_device"].any() and disagreement(rows, by_kernels) == ""
+
+
+def test_a_recurrent_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp may cut its batches up, which the graph notices: logits are there, and the kernels take over."""
+    world = World(tmp_path, "mamba2")
+    by_kernels, _ = world.compare("kernels")
+    monkeypatch.setattr(Measuring, "device_rows_on_cpu", True)
+    rows, notes = world.compare("graph")
+    assert rows["on_device"].any() and disagreement(rows, by_kernels) == "" and not notes
+
+    original = device_rows.DeviceRows.compare
+
+    def fail_later(self: DeviceRows, hidden: Float32Array, targets: Int32Array) -> np.ndarray[Any, Any]:
+        if self.is_proved:
+            raise EngineError("the batch was computed in several micro-batches")
+        return original(self, hidden, targets)
+
+    monkeypatch.setattr(device_rows.DeviceRows, "compare", fail_later)
+    rows, _ = world.compare("cut up")
+    require_same(rows, by_kernels)
 
 
 @pytest.mark.parametrize("fault", ["refused", "operator"])
