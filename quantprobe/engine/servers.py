@@ -30,7 +30,7 @@ def connect_servers(settings: Settings) -> None:
         raise InputError(
             f"--rpc {','.join(settings.rpc)}: {version_text()} was built without its RPC backend; rebuild it with "
             '-DGGML_RPC=on in CMAKE_ARGS (CMAKE_ARGS="-DGGML_RPC=on" python -m pip install --no-cache-dir '
-            "--force-reinstall --no-deps llama-cpp-python)"
+            "--force-reinstall --no-deps llama-cpp-python), or give --rpc none"
         )
     for address in new:
         _require_open(address)
@@ -47,5 +47,5 @@ def _require_open(address: str) -> None:
     except OSError as error:
         raise InputError(
             f"--rpc {address}: nothing takes a connection there ({error}); start llama.cpp's rpc-server on that "
-            f"machine (rpc-server --host 0.0.0.0 --port {port}), or leave it out"
+            f"machine (rpc-server --host 0.0.0.0 --port {port}), or give --rpc none"
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,25 @@ def test_blocks_longer_than_one_graph() -> None:
     assert give(rows, quant)
     expected = row_metrics(head.compute(head_rows).copy(), quant, targets)
     assert disagreement(rows.compare(head_rows, targets), expected) == ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="resident memory is read from Linux's /proc")
+def test_memory_is_two_blocks_and_the_temporaries_of_one_graph() -> None:
+    """Of a block of 84 MB a graph compares 16 MB at a time: temporaries of whole blocks would be seven of them."""
+    n_rows, n_vocab, mb = 160, 1 << 17, 1 << 20
+    rng = np.random.default_rng(1)
+    matrix, hidden = (rng.normal(0, 1, (n, 16)).astype(np.float32) for n in (n_vocab, n_rows))
+    head = Head(matrix.view(np.uint8).reshape(-1), "F32", matrix.shape, None, Post(), CPU, 1, n_rows)
+    quant = head.compute(hidden).copy()
+    before = resident()
+    rows = DeviceRows(head, CPU, n_vocab, n_rows)
+    assert give(rows, quant)
+    assert (rows.compare(hidden, np.zeros(n_rows, np.int32))["kld"] == 0).all()
+    assert 160 * mb < resident() - before < 2 * quant.nbytes + 160 * mb
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_only_the_output_is_looked_at_and_only_once() -> None:
