@@ -54,13 +54,14 @@ def swept(models: Path) -> tuple[Path, str]:
 
 def test_every_option_reaches_the_run(models: Path, tmp_path: Path) -> None:
     options = "-b 128 -ub 16 -ngl 0 -mg 0 -ts 1 -fa off -ctk f32 -ctv f32 --no-mmap -np 2 --chunks 8 --parse-special"
-    more = "--kind logprobs --llama-compat --equivalence-margin 0.002"
+    more = "-ot output=CPU --kind logprobs --llama-compat --equivalence-margin 0.002"
     succeed(*sweep_args(models, tmp_path / "run", *options.split(), *more.split()))
     recorded = results(tmp_path / "run")["settings"]
     expected = {
         "n_ctx": 32, "n_batch": 128, "n_ubatch": 16, "n_threads": 1, "n_gpu_layers": 0, "main_gpu": 0,
-        "tensor_split": [1.0], "flash_attn": False, "type_k": "f32", "type_v": "f32", "use_mmap": False,
-        "n_parallel": 2, "n_chunks": 8, "parse_special": True, "llama_compat": True, "equivalence_margin": 0.002,
+        "tensor_split": [1.0], "override_tensor": ["output=CPU"], "flash_attn": False, "type_k": "f32",
+        "type_v": "f32", "use_mmap": False, "n_parallel": 2, "n_chunks": 8, "parse_special": True,
+        "llama_compat": True, "equivalence_margin": 0.002,
     }  # fmt: skip
     assert {name: recorded[name] for name in expected} == expected
     [capture] = (tmp_path / "run").glob("*.qpc")
