@@ -115,7 +115,12 @@ def results_markdown(cohort: Cohort, shifts: Sequence[PairShift] = ()) -> str:
 
 
 def _draw_pictures(cohort: Cohort, run: RunFolder) -> list[str]:
-    """KLD against size, one picture per text; its file name carries the text's name where there are several."""
+    """KLD against size, one picture per text; its file name carries the text's name where there are several.
+
+    A single quant has none: one point says nothing that the table does not, and matplotlib takes half a second.
+    """
+    if len(cohort.quants) < 2:
+        return []
     from quantprobe.report.plots.fidelity import has_size_picture, size_picture
     from quantprobe.report.plots.style import write_picture
 

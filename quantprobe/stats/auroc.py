@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
 
 from quantprobe.arrays import BoolArray, FloatArray
 
@@ -17,7 +16,9 @@ def auroc(scores: FloatArray, positive: BoolArray) -> float | None:
     n_negative = len(positive) - n_positive
     if not n_positive or not n_negative:
         return None
-    rank_sum = float(stats.rankdata(scores)[positive].sum())
+    from scipy.stats import rankdata  # takes a third of a second
+
+    rank_sum = float(rankdata(scores)[positive].sum())
     return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
 
 
@@ -26,10 +27,12 @@ def auroc_influence(scores: FloatArray, positive: BoolArray) -> FloatArray:
 
     Positives and negatives must both occur. Influences of one cluster are added before they are squared.
     """
-    all_ranks = stats.rankdata(scores)
+    from scipy.stats import rankdata
+
+    all_ranks = rankdata(scores)
     placements = np.empty(len(scores))
     for side, sign in ((positive, 1.0), (~positive, -1.0)):
-        below = (all_ranks[side] - stats.rankdata(scores[side])) / (~side).sum()
+        below = (all_ranks[side] - rankdata(scores[side])) / (~side).sum()
         placements[side] = below if sign > 0 else 1 - below
     area = placements[positive].mean()
     counts = np.where(positive, positive.sum(), (~positive).sum())

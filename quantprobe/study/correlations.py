@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
 
 from quantprobe.arrays import BoolArray, Int64Array
 from quantprobe.stats.correlation import METHODS, Correlation, Resampling, Target, correlate_all
@@ -115,6 +114,8 @@ def adjust_p(rows: Sequence[CorrelationRow], level: float) -> tuple[CorrelationR
             if row.is_law == is_law and row.correlation.method == "spearman" and row.correlation.p is not None:
                 by_part.setdefault(row.subset, []).append(i)
         for at in by_part.values():
+            from scipy import stats  # takes a third of a second, which tables without a study need not wait for
+
             p = stats.false_discovery_control([rows[i].correlation.p for i in at])
             for i, value in zip(at, p, strict=True):
                 adjusted[i] = _read(rows[i], min(1.0, float(value) * len(by_part)), 1 - level)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from quantprobe.arrays import BoolArray, FloatArray, Int64Array
 from quantprobe.errors import InputError, MismatchError
@@ -216,8 +216,8 @@ def _unpaired(a: Estimate, b: Estimate, level: float) -> tuple[Estimate, float |
     if a.stderr is None or b.stderr is None:
         return Estimate(value, None, None, None, level, n, clusters, a.unit), None
     stderr = math.hypot(a.stderr, b.stderr)
-    half = float(stats.norm.ppf((1 + level) / 2)) * stderr
-    p = float(2 * stats.norm.sf(abs(value) / stderr)) if stderr else (1.0 if value == 0 else None)
+    half = float(special.ndtri((1 + level) / 2)) * stderr
+    p = float(2 * special.ndtr(-abs(value) / stderr)) if stderr else (1.0 if value == 0 else None)
     return Estimate(value, stderr, value - half, value + half, level, n, clusters, a.unit), p
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from quantprobe.arrays import BoolArray, FloatArray
 from quantprobe.stats.auroc import auroc, auroc_influence
@@ -171,7 +171,7 @@ def _estimate(value: float, influence: FloatArray, design: ItemDesign, level: fl
     error, dof = _error_of_sum(influence, design)
     if not error or (unit == "probability" and not 0 < value < 1):
         return Estimate(shown, None, None, None, level, n, n_clusters, unit)
-    half = float(stats.t.ppf((1 + level) / 2, dof)) * error
+    half = float(special.stdtrit(dof, (1 + level) / 2)) * error
     if unit == "ratio":
         low, high = math.exp(value - half), math.exp(value + half)
     else:
@@ -242,5 +242,5 @@ def _share(part: FloatArray, whole: FloatArray, design: ItemDesign, level: float
     error, dof = _error_of_sum((part - share * whole)[used] / n, cut)
     if n_clusters < 3 or not error:
         return Estimate(share, None, None, None, level, n, n_clusters, "fraction")
-    half = float(stats.t.ppf((1 + level) / 2, dof)) * error
+    half = float(special.stdtrit(dof, (1 + level) / 2)) * error
     return Estimate(share, error, max(0.0, share - half), min(1.0, share + half), level, n, n_clusters, "fraction")

@@ -18,9 +18,9 @@ from quantprobe.sweep import comparing
 @pytest.fixture
 def arguments(tmp_path: Path) -> list[Any]:
     base = write_tiny(tmp_path / "base.gguf", head_type="F16")
-    quant = write_tiny(tmp_path / "q.gguf", noise=0.1)
+    quants = [write_tiny(tmp_path / f"q{n}.gguf", noise=0.1 * n) for n in (1, 2)]
     text = write_letters(tmp_path / "t.txt")
-    made = ["sweep", base, quant, "--text", f"t={text}", "-c", 32, "-t", 1, "-o", tmp_path / "run"]
+    made = ["sweep", base, *quants, "--text", f"t={text}", "-c", 32, "-t", 1, "-o", tmp_path / "run"]
     succeed(*made)
     return made
 

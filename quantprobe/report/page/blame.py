@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quantprobe.errors import QuantprobeError
-from quantprobe.report.plots.blame import blame_pictures
-from quantprobe.report.plots.style import draw_png
 from quantprobe.report.printable import printable
 from quantprobe.report.tables.blame import blame_sentences, effects_tables
 from quantprobe.report.tables.cells import Table
@@ -38,6 +36,9 @@ def blame_sections(cohort: Cohort) -> list[BlameSection]:
             found.append(BlameSection("Which tensors cost what", [f"Not shown: {printable(str(error))}"]))
             continue
         if blame.base.sha256 == cohort.base.sha256:
+            from quantprobe.report.plots.blame import blame_pictures  # matplotlib
+            from quantprobe.report.plots.style import draw_png
+
             pictures = [(_address(draw_png(picture)), picture.alt) for picture in blame_pictures(blame)]
             title = f"Which tensors cost what: {printable(blame.quant.name)}"
             found.append(BlameSection(title, blame_sentences(blame), effects_tables(blame), pictures))
