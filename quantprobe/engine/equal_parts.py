@@ -24,13 +24,28 @@ def cut_equal(lengths: Sequence[int], n_most: int) -> list[list[Part]]:
     that many of them have in common, and the rest of each into powers of two, so that few lengths occur; of all such
     depths, and of no cut at all, the way with the fewest batches.
     """
+    firsts = [[depth if depth <= n else 0 for n in lengths] for depth in {0, *(n for n in lengths if n <= n_most)}]
+    firsts += [_depths(lengths, n_most, spread) for spread in range(max(lengths) - min(lengths))]
     ways = [[_whole(n, n_most) for n in lengths]]
-    for depth in sorted({0, *(n for n in lengths if n <= n_most)}):
-        first = [depth if 0 < depth <= n else 0 for n in lengths]
-        ways.append(
-            [[begin][: begin > 0] + _powers(n - begin, n_most) for n, begin in zip(lengths, first, strict=True)]
-        )
+    ways += [
+        [[depth][: depth > 0] + _powers(n - depth, n_most) for n, depth in zip(lengths, first, strict=True)]
+        for first in firsts
+    ]
     return min((_batches(cuts, n_most) for cuts in ways), key=len)
+
+
+def _depths(lengths: Sequence[int], n_most: int, spread: int) -> list[int]:
+    """Where each sequence is cut first: at the length of the shortest in its batch, which none exceeds by more than
+    `spread`. Each batch takes as many as it holds, from the shortest on."""
+    depths = [0] * len(lengths)
+    depth = n_left = 0
+    for number in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if n_left == 0 or lengths[number] > depth + spread:
+            depth = min(lengths[number], n_most)
+            n_left = n_most // depth
+        depths[number] = depth
+        n_left -= 1
+    return depths
 
 
 def _whole(n: int, n_most: int) -> list[int]:

@@ -18,7 +18,7 @@ from quantprobe.engine.overrides import Overrides, tensor_overrides
 from quantprobe.engine.params import default_params
 from quantprobe.engine.plan import Geometry
 from quantprobe.engine.servers import connect_servers
-from quantprobe.engine.told import told_flash_attn, told_output_device
+from quantprobe.engine.told import told_flash_attn, told_output_device, told_state_bytes
 from quantprobe.errors import EngineError, InputError, MismatchError
 from quantprobe.gguf.file_types import KV_TYPES
 from quantprobe.gguf.model import ModelInfo
@@ -53,6 +53,8 @@ class Model:
         self.n_embd = int(getattr(llama, "llama_model_n_embd_out", llama.llama_model_n_embd)(self._handle))
         self.n_layer = int(llama.llama_model_n_layer(self._handle))
         self._refuse_unscorable()
+        self.state_bytes: int | None = None
+        """Bytes of one sequence's states in a recurrent or hybrid model; None where that is not known."""
         self.flash_attn_used = False if vocab_only else _resolve_flash_attn(self)
         """Whether attention is computed by flash attention kernels; None where llama.cpp does not tell."""
 
@@ -244,6 +246,7 @@ def _resolve_flash_attn(model: Model) -> bool | None:
         reason = "; ".join(text.strip() for level, text in lines if level >= 3) or "llama.cpp gave no reason"
         raise EngineError(f"llama.cpp could not make a context for {model.info.path.name}: {reason}")
     llama.llama_free(handle)
+    model.state_bytes = told_state_bytes(lines)
     return told_flash_attn(lines)
 
 

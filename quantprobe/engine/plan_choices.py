@@ -30,8 +30,13 @@ from quantprobe.settings import LLAMA_MAX_SEQ, Settings
 MIN_HEADER = 32
 """Tokens that neighbours must share to be worth a sequence of their own."""
 
-POOL = 8
-"""Micro-batches of questions that recurrent and hybrid models have in memory together."""
+POOL, WIDE_POOL = 8, 10
+"""Micro-batches of questions that recurrent and hybrid models have in memory together; with twice `MAX_SEQ` sequences
+there is use for more."""
+
+STATES_BYTES = 1 << 30
+"""Most memory for the states of their sequences beyond `MAX_SEQ`. The more sequences, the fewer batches: 300 questions
+of ARC-Easy take 118 with 64 sequences, 70 with 133 and 45 with 255, where attention models have 26."""
 
 LLAMA_TASK_SEQ = 128
 """Most sequences that llama-perplexity has in a batch of HellaSwag or multiple choice."""
@@ -67,12 +72,15 @@ def n_naive_tokens(probe: TaskProbe) -> int:
     return sum(len(item.prefix) + len(branch) for item in probe.items for branch in item.branches[: item.n_choices])
 
 
-def choice_geometry(probe: TaskProbe, settings: Settings, n_vocab: int, equal_lengths: bool = False) -> Geometry:
+def choice_geometry(
+    probe: TaskProbe, settings: Settings, n_vocab: int, equal_lengths: bool = False, state_bytes: int | None = None
+) -> Geometry:
     """The context for a task: one buffer that all sequences share.
 
     It holds the longest header and one micro-batch of questions: attention looks at every used cell, masked or not, so
     more cells cost more than fuller batches gain. A longer question is a group of its own. With `equal_lengths` it
-    holds `POOL` micro-batches, for only many questions have parts of one length.
+    holds several micro-batches (`POOL`), for only many questions have parts of one length, and as many sequences as
+    their states (`state_bytes` each) allow.
     """
     n_ubatch = min(settings.n_ubatch, settings.n_batch)
     n_branches = max(len(item.branches) for item in probe.items)
@@ -81,8 +89,10 @@ def choice_geometry(probe: TaskProbe, settings: Settings, n_vocab: int, equal_le
     if settings.n_parallel is not None:
         return _llama_geometry(probe, settings, settings.n_parallel, n_branches)
     # one for the header, one for the company of a token that would be alone
-    n_seq = max(MAX_SEQ + 1, n_branches + 3)
-    n_pool = n_ubatch * (POOL if equal_lengths else 1)
+    n_rows = block_rows(n_vocab, settings.n_ubatch)
+    n_states = STATES_BYTES // state_bytes if equal_lengths and state_bytes else 0
+    n_seq = max(MAX_SEQ + 1, min(n_states, n_rows, LLAMA_MAX_SEQ), n_branches + 3)
+    n_pool = n_ubatch * _n_pool(n_seq, equal_lengths)
     n_cells = [
         n_header + max(n_pool, max(n_item_tokens(probe.items[number]) - n_header for number in run) + 1)
         for run, n_header in _runs(probe.items)
@@ -92,9 +102,16 @@ def choice_geometry(probe: TaskProbe, settings: Settings, n_vocab: int, equal_le
         n_seq=n_seq,
         n_batch=max(n_ubatch, n_seq),
         n_ubatch=n_ubatch,
-        n_outputs=max(block_rows(n_vocab, settings.n_ubatch), n_seq),
+        n_outputs=max(n_rows, n_seq),
         unified=True,
     )
+
+
+def _n_pool(n_seq: int, equal_lengths: bool) -> int:
+    """Micro-batches of questions in memory together."""
+    if not equal_lengths:
+        return 1
+    return WIDE_POOL if n_seq > 2 * MAX_SEQ else POOL
 
 
 def _llama_geometry(probe: TaskProbe, settings: Settings, n_parallel: int, n_branches: int) -> Geometry:
@@ -237,7 +254,7 @@ def _groups(
     n_cells, n_seqs = n_header, 0 if like_llama else 1
     n_most_seqs = min(geometry.n_seq - 1, LLAMA_TASK_SEQ) if like_llama else geometry.n_seq - 1
     # with equal lengths a token in company may need a cell (`_in_company`)
-    n_micro = geometry.n_ubatch * (POOL if equal_lengths else 1)
+    n_micro = geometry.n_ubatch * _n_pool(geometry.n_seq, equal_lengths)
     n_most = geometry.n_ctx if like_llama else min(geometry.n_ctx, n_header + n_micro) - equal_lengths
     for number in run:
         cells = n_item_tokens(items[number], like_llama) - n_header

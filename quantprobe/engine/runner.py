@@ -161,5 +161,5 @@ def _plan_task(model: Model, probe: TaskProbe, done: BoolArray | None) -> tuple[
             f"{model.info.path.name} ({model.info.architecture}) is a recurrent or hybrid model, which cannot decode "
             "tasks in the batches of llama-perplexity; leave out --parallel"
         )
-    geometry = choice_geometry(probe, model.settings, model.n_vocab, model.is_recurrent)
+    geometry = choice_geometry(probe, model.settings, model.n_vocab, model.is_recurrent, model.state_bytes)
     return geometry, plan_choices(probe, geometry, model.is_recurrent, like_llama, done)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 LogLine = tuple[int, str]
 """Level (1 debug, 2 info, 3 warning, 4 error) and text, as `_native.take_log` gives them."""
 
+_STATE = re.compile(r"RS buffer size =\s+([\d.]+) MiB")
 _LAYER = re.compile(r"layer\s+(\d+) assigned to device ([^,\s]+)")
 
 
@@ -38,3 +39,10 @@ def told_output_device(n_layer: int, lines: Iterable[LogLine]) -> str | None:
         if found is not None and int(found.group(1)) == n_layer:
             device = found.group(2)
     return device
+
+
+def told_state_bytes(lines: Iterable[LogLine]) -> int | None:
+    """Bytes of the recurrent states of a context, on all devices together; None if it has none
+    (llama-memory-recurrent.cpp tells them in MiB of two digits; less counts as 0.01)."""
+    sizes = [float(found.group(1)) for _, text in lines if (found := _STATE.search(text)) is not None]
+    return int(max(sum(sizes), 0.01) * 2**20) if sizes else None

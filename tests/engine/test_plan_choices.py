@@ -327,3 +327,20 @@ def test_recurrent_models_decode_few_batches_more() -> None:
         list(plan_choices(probe, choice_geometry(probe, Settings(), N_VOCAB, equal), equal)) for equal in (False, True)
     )
     assert len(equal) <= 2 * len(plain)
+
+
+def test_more_sequences_take_half_the_batches() -> None:
+    """Short questions, like ARC-Easy's, fill all sequences long before they fill a micro-batch."""
+    rng = np.random.default_rng(0)
+    made = []
+    for number in range(300):
+        prefix = rng.integers(0, N_VOCAB, int(np.clip(rng.gamma(4, 7), 9, 70))).tolist()
+        made.append(make_item(prefix, [[1] * int(n) for n in 2 + rng.exponential(3, 4)], name=str(number)))
+    probe = make_probe(made)
+    few = list(plan_choices(probe, choice_geometry(probe, Settings(), N_VOCAB, True), True))
+    geometry = choice_geometry(probe, Settings(), N_VOCAB, True, state_bytes=100_000)
+    assert geometry.n_seq == LLAMA_MAX_SEQ
+    assert len(check(probe, geometry, equal_lengths=True)) <= len(few) / 2
+    wide = choice_geometry(probe, Settings(), 151_936, True, state_bytes=100_000)
+    assert wide.n_outputs == BLOCK_BYTES // (4 * 151_936), "states take no rows' memory"
+    assert choice_geometry(probe, Settings(), N_VOCAB, True, state_bytes=20_000_000).n_seq == 65
