@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))  # the writer of small models; quantprobe is the installed one
 
 N_EMBD, N_LAYER = 64, 1
-BOUND_MB = 600
+BOUND_MB = 450
 
 
 def peak_bytes() -> int:
