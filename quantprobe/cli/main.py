@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import importlib
 import os
 import sys
@@ -236,6 +237,8 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the `quantprobe` script."""
+    # imports make 200,000 objects and hardly a cycle: at Python's 700 the collector takes 4 % of a finished run
+    gc.set_threshold(50_000, 20, 20)
     for stream in (sys.stdout, sys.stderr):
         # Windows consoles and pipes may lack ± and Δ; a question mark is better than a traceback
         reconfigure: Callable[..., None] | None = getattr(stream, "reconfigure", None)
