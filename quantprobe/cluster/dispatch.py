@@ -92,7 +92,15 @@ class Dispatcher:
         self._slots: dict[str, _Slot] = {}
         self._moved: list[_Slot] = []
         """Jobs of workers that are gone; Dask gives them to others."""
-        self._sending: dict[str, Work] = {}
+        self._sending: list[tuple[str, Work]] = []
+        self._ready: dict[str, deque[Work]] = {}
+        """By worker, jobs whose files it has got."""
+        self._over: list[tuple[_Slot, str, float]] = []
+        """Jobs that ended and whose results are not fetched yet, their workers, and the seconds they took."""
+        self._known: set[tuple[str, str]] = set()
+        """Workers and groups of which a job is done: the next one lacks no file of the model."""
+        self._held: set[str] = set()
+        """Workers that get no job before the result of their last is known."""
         self._last_group: dict[str, str] = {}
         self._pace: deque[float] = deque(maxlen=64)
         self._polled = 0.0
@@ -124,6 +132,9 @@ class Dispatcher:
                 self._events.get_nowait()()
         except queue.Empty:
             self._tell_stragglers()
+        if self._over:
+            self._hand_out()  # results take their time to come; nobody waits for that
+            self._settle()
 
     def _look_for_workers(self) -> None:
         """Once a second: who came, and who is gone."""
@@ -139,6 +150,7 @@ class Dispatcher:
         for address in [each for each in self._workers if each not in there]:
             del self._workers[address]
             self._last_group.pop(address, None)
+            self._again.extend(self._ready.pop(address, ()))
             slot = self._slots.pop(address, None)
             if slot is not None:
                 self._moved.append(slot)
@@ -154,8 +166,9 @@ class Dispatcher:
         return ClusterError(f"the scheduler does not answer any more ({str(error) or type(error).__name__})")
 
     def _hand_out(self) -> None:
+        waiting = self._held.union(address for address, _ in self._sending)
         for address, may_work in self._workers.items():
-            if may_work and address not in self._slots and address not in self._sending:
+            if may_work and address not in self._slots and address not in waiting:
                 work = self._choose(address)
                 if work is not None:
                     self._submit(address, work)
@@ -164,6 +177,8 @@ class Dispatcher:
 
     def _choose(self, address: str) -> Work | None:
         """The next job for a worker: one that failed elsewhere; of its model; of one it holds; of any; of any begun."""
+        if self._ready.get(address):
+            return self._ready[address].popleft()
         for work in self._again:
             n_others = sum(self._workers.values()) - len(set(work.failed_on) & set(self._workers))
             if address not in work.failed_on or n_others < 1:
@@ -204,17 +219,26 @@ class Dispatcher:
             return
         if slot in self._moved:
             self._moved.remove(slot)
-        work = slot.work
-        if future.status == "finished":
-            try:
-                result = future.result()  # comes over the network
-            except OSError as error:
-                raise self._lost(error) from error
-            self._finished(work, address, result, time.monotonic() - slot.began)
-        elif future.status == "error":
-            self._failed(work, address, future.exception())
-        else:  # cancelled or lost: only a scheduler that is gone does that
-            raise self._lost(f"{work.name} was {future.status}")
+        if future.status not in ("finished", "error"):  # only a scheduler that is gone does that
+            raise self._lost(f"{slot.work.name} was {future.status}")
+        if (address, slot.work.group) not in self._known:
+            self._held.add(address)
+        self._over.append((slot, address, time.monotonic() - slot.began))
+
+    def _settle(self) -> None:
+        """Fetch the results of all jobs that ended, in one call."""
+        over, self._over = self._over, []
+        done = [each for each in over if each[0].future.status == "finished"]
+        try:
+            results = self._client.gather([slot.future for slot, _, _ in done])
+        except OSError as error:
+            raise self._lost(error) from error
+        for (slot, address, seconds), result in zip(done, results, strict=True):
+            self._finished(slot.work, address, result, seconds)
+        for slot, address, _ in over:
+            if slot.future.status == "error":
+                self._failed(slot.work, address, slot.future.exception())
+            self._held.discard(address)
 
     def _finished(self, work: Work, address: str, result: Any, seconds: float) -> None:
         try:
@@ -224,6 +248,7 @@ class Dispatcher:
             return
         if prepare is None:
             self._n_left -= 1
+            self._known.add((address, work.group))
             self._pace.append(seconds / max(1, work.n_units))
             return
         work.rounds += 1
@@ -233,16 +258,16 @@ class Dispatcher:
         if not address:  # Dask moved the job, so who lacks the files is not known: whoever gets it next is asked
             self._again.append(work)
             return
-        self._sending[address] = work
+        self._sending.append((address, work))
         sent = self._senders.submit(prepare)
         sent.add_done_callback(lambda done: self._events.put(lambda: self._sent(work, address, done.exception())))
 
     def _sent(self, work: Work, address: str, error: BaseException | None) -> None:
-        del self._sending[address]
+        self._sending.remove((address, work))
         if error is not None:
             self._failed(work, address, error)
         elif address in self._workers:
-            self._submit(address, work)
+            self._ready.setdefault(address, deque()).append(work)
         else:
             self._again.append(work)
 

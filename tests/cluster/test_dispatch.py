@@ -67,6 +67,9 @@ class Client:
             future.end(result)
         return future
 
+    def gather(self, futures: list[Future]) -> list[Any]:
+        return [future.result() for future in futures]
+
     def cancel(self, _futures: Any, force: bool) -> None:
         self.cancelled = True
 
@@ -276,3 +279,20 @@ def test_jobs_that_belong_together_never_run_on_two_workers() -> None:
         work.is_together = True
     Outcome(client).dispatcher.run_all(given)
     assert {worker for worker, _ in client.done} == {"w1"}
+
+
+def test_a_job_that_lacks_files_waits_for_the_job_that_was_given_meanwhile() -> None:
+    """The second job of a model lacks the rows of its text; the third is under way by then."""
+    asked: list[str] = []
+
+    def behave(worker: str, payload: str) -> str:
+        asked.append(payload)
+        return "lacks" if payload == "a1" and asked.count("a1") == 1 else "done"
+
+    def answer(work: Work, worker: str, result: Any) -> Callable[[], None] | None:
+        return (lambda: None) if result == "lacks" else None
+
+    outcome = Outcome(Client(["w1"], behave), answer=answer)
+    outcome.dispatcher.run_all(works("a", 4))
+    assert sorted(asked) == ["a0", "a1", "a1", "a2", "a3"]
+    assert not outcome.dispatcher.failed
