@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -262,6 +260,11 @@ class Farm:
             arguments = ["-m", "quantprobe", "worker", self.address, "--scratch", str(self._folder / "scratch")]
             self.workers.append(self._start(*arguments))
 
+    def measuring(self, number: int) -> list[psutil.Process]:
+        """The process that measures for a worker: Dask's nanny has it as a child, beside Python's resource tracker."""
+        children = psutil.Process(self.workers[number].pid).children()
+        return [each for each in children if "spawn_main" in " ".join(each.cmdline())]
+
     def end(self) -> None:
         for process in self.processes:
             for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else ():
@@ -272,7 +275,7 @@ class Farm:
 
 
 def test_a_worker_killed_and_a_scheduler_killed(tmp_path: Path) -> None:
-    world = World(tmp_path, n_letters=20_000)
+    world = World(tmp_path, n_letters=60_000)
     alone = kept(world.sweep("alone"))
     run = tmp_path / "killed"
     farm = Farm(tmp_path)
@@ -281,10 +284,9 @@ def test_a_worker_killed_and_a_scheduler_killed(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "quantprobe", *world.command(run, "--cluster", farm.address)]
         first = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment())
         wait_for(lambda: len(list(run.glob("rows/*/*.npz"))) >= 1)
-        children = psutil.Process(farm.workers[0].pid).children()
-        (victim,) = [each for each in children if "spawn_main" in " ".join(each.cmdline())]  # not the resource tracker
-        os.kill(victim.pid, signal.SIGKILL if os.name != "nt" else signal.SIGTERM)
-        time.sleep(0.3)
+        wait_for(lambda: farm.measuring(0))
+        farm.measuring(0)[0].kill()
+        time.sleep(0.1)
         farm.scheduler.kill()
         _, errors = first.communicate(timeout=90)
         told = errors.decode()
