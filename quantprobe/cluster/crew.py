@@ -37,7 +37,7 @@ from quantprobe.sweep.measuring import Measuring
 
 
 class Crew:
-    """The workers of a cluster, as a sweep uses them (`sweep.comparing.Helpers`).
+    """The workers of a cluster, as a sweep uses them (`sweep.making.Workers`).
 
     `allow` names facts of machines that may differ from this one's: what workers of another kind measure is used then.
     """
@@ -153,7 +153,6 @@ class _Shift:
             ):
                 self._sender.know(part, Source(Path(path)))
         self._kinds = Kinds(client, measuring, jobs.models, allow, self._sender)
-        self._told: dict[str, int] = {}
         self._n_done = self._n_works = 0
 
     def work(self, works: Sequence[Work]) -> list[str]:
@@ -189,7 +188,6 @@ class _Shift:
         if "note" in told:
             self._progress.note(f"{told['worker']}: {told['note']}")
         else:
-            self._told[told["worker"]] = self._told.get(told["worker"], 0) + int(told["tokens"])
             self._progress.advance(int(told["tokens"]))
 
     def _answer(self, work: Work, worker: str, result: Measured | Lacks) -> Prepare | None:

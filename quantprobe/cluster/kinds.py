@@ -9,12 +9,13 @@ import quantprobe
 from quantprobe.cluster.messages import Advert, Job, Lacks, ModelRef, Request
 from quantprobe.cluster.sending import Sender
 from quantprobe.cluster.worker import advertise, floor, version
-from quantprobe.errors import QuantprobeError
 from quantprobe.run.compare import Difference, refused_differences, setting_differences
 from quantprobe.run.json_text import plain
 from quantprobe.sweep.measuring import Measuring
 
 FLOOR_ROUNDS = 4
+FLOOR_SECONDS = 600
+"""Longest time that the base may take to load there and to decode a block."""
 
 
 class Kinds:
@@ -80,6 +81,14 @@ class Kinds:
     def _judge(self, worker: str, advert: Advert, differences: Sequence[Difference]) -> bool:
         moving = [each for each in differences if each.moves_logits]
         if not moving:
+            if (
+                differences
+            ):  # facts that only one side knows: told, as everywhere, and their rows have keys of their own
+                unknown = ", ".join(each.name for each in differences)
+                self._measuring.progress.note(
+                    f"worker {worker} or this machine does not tell {unknown}; they may differ"
+                )
+                self._measuring.other_machines.append(advert.facts)
             return True
         refused = refused_differences(moving, self._allow)
         what, how_much = "; ".join(map(str, moving)), self._floor(worker)
@@ -103,11 +112,11 @@ class Kinds:
             return "how far it is was not measured"
         try:
             for _ in range(FLOOR_ROUNDS):
-                found = self._client.submit(floor, job, workers=[worker], pure=False).result()
+                found = self._client.submit(floor, job, workers=[worker], pure=False).result(FLOOR_SECONDS)
                 if not isinstance(found, Lacks):
                     kld, n_rows = found
                     return f"there the base has a mean KLD of {kld:.2g} nats to its captured rows ({n_rows:,} rows)"
                 self._sender.send(worker, found.parts)
-        except QuantprobeError as error:
-            return f"how far it is was not measured: {error}"
+        except Exception as error:  # the worker may die or hang; without the number the work goes on
+            return f"how far it is was not measured: {str(error) or type(error).__name__}"
         return "how far it is was not measured: files did not arrive"

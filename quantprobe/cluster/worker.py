@@ -128,11 +128,17 @@ def _recorded(info: ModelInfo, job: Job, measuring: Measuring) -> Mapping[str, A
 
 
 def give_back(dask_worker: Any = None) -> None:
-    """Close the model in use, and delete it if it came from the hub: nobody may ask for more in days."""
+    """Close the model in use, and delete it if it came from the hub: nobody may ask for more in days.
+
+    Not while a job runs, which cannot be stopped: to wait for it here would stop Dask's own thread, and whoever calls.
+    """
     workplace = workplace_of(dask_worker)
-    with workplace.lock:
-        workplace.unload()
-        workplace.give_back()
+    if workplace.lock.acquire(blocking=False):
+        try:
+            workplace.unload()
+            workplace.give_back()
+        finally:
+            workplace.lock.release()
 
 
 def floor(job: Job) -> tuple[float, int] | Lacks:

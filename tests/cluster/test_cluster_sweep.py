@@ -147,8 +147,9 @@ def test_models_in_a_worker_s_folder_need_not_be_sent(
             path.rename(world.folder / path.name)
 
 
-def other_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def other_machine(monkeypatch: pytest.MonkeyPatch, **facts: Any) -> None:
     """Workers that are another kind of machine: every thread but the command's own."""
+    facts = facts or {"cpu_features": "ABACUS"}
     for module in (measuring, worker_module):
         original = module.record_settings
 
@@ -156,7 +157,7 @@ def other_machine(monkeypatch: pytest.MonkeyPatch) -> None:
             found: dict[str, Any] = original(*args)
             if threading.current_thread() is threading.main_thread():
                 return found
-            return {**found, "cpu_features": "ABACUS"}
+            return {**found, **facts}
 
         monkeypatch.setattr(module, "record_settings", record)
 
@@ -189,6 +190,17 @@ def test_another_kind_can_be_allowed_and_is_recorded(
     assert kept(run)["1/t.npz/key"] == alone["1/t.npz/key"]
 
 
+def test_what_a_worker_does_not_tell_is_told_and_not_refused(
+    world: World, alone: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other_machine(monkeypatch, gpu_features=None)
+    progress = Quiet()
+    with workers(1) as place:
+        run = world.sweep("untold", Crew(place, world.base), progress)
+    assert kept(run)["1"]["texts"] == alone["1"]["texts"]
+    assert any("does not tell gpu_features" in note for note in progress.notes)
+
+
 def test_a_finished_run_starts_no_cluster(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     run = world.sweep("done")
     before = kept(run)
@@ -208,6 +220,20 @@ def test_what_a_worker_gives_is_checked(world: World, monkeypatch: pytest.Monkey
     with workers() as place, pytest.raises(ClusterError, match=r"given up: .*came damaged.*run the same command again"):
         world.sweep("damaged", Crew(place, world.base), progress)
     assert not list((world.folder / "damaged").glob("rows/[123]/*"))
+
+
+def test_a_worker_at_work_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("QUANTPROBE_SCRATCH", str(tmp_path))
+    worker = type("Worker", (), {"address": "w"})()
+    busy = worker_module.workplace_of(worker)
+    given: list[str] = []
+    monkeypatch.setattr(busy, "give_back", lambda: given.append("back"))
+    with busy.lock:
+        worker_module.give_back(worker)
+    assert not given
+    worker_module.give_back(worker)
+    assert given == ["back"]
+    assert not busy.lock.locked()
 
 
 def test_what_only_one_machine_can_do_is_refused(world: World) -> None:
