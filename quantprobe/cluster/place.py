@@ -21,7 +21,8 @@ LOOPBACK = "127.0.0.1"
 CONNECT_SECONDS = 20
 _LOCAL = re.compile(r"local:(\d{1,4})")
 _ADDRESS = re.compile(r"(?:(?P<scheme>[a-z]+)://)?(?P<host>\[[0-9a-fA-F:]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})")
-_SCHEMES = ("tcp", "tls", "ws", "wss")
+_ENCRYPTED = ("tls", "wss")
+_SCHEMES = ("tcp", "ws", *_ENCRYPTED)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class ClusterPlace:
             if not self.n_local:
                 raise InputError(f"--cluster {self.address}: expected local:N with N of at least 1")
         else:
-            check_address(self.address)
+            check_address(self.address, self.tls)
 
     @property
     def n_local(self) -> int:
@@ -82,14 +83,21 @@ class ClusterPlace:
         return max(1, usable_cores() // self.n_local) if self.n_local else None
 
 
-def check_address(address: str) -> str:
-    """The host of a scheduler's address. Raises `InputError` for what is none."""
+def check_address(address: str, tls: Tls) -> str:
+    """The host of a scheduler's address. Raises `InputError` for what is none, and where it does not go with `tls`."""
     match = _ADDRESS.fullmatch(address)
     if match is None or match["scheme"] not in (None, *_SCHEMES) or not 0 < int(match["port"]) < 1 << 16:
         raise InputError(
             f"{address!r} is no address of a scheduler; expected tcp://HOST:PORT, as `dask scheduler` prints it, "
             "or local:N"
         )
+    is_encrypted = match["scheme"] in _ENCRYPTED
+    if is_encrypted and tls.ca_file is None:
+        raise InputError(
+            f"{address} is encrypted; give --tls-ca-file, --tls-cert and --tls-key, as its scheduler has them"
+        )
+    if tls.ca_file is not None and not is_encrypted:
+        raise InputError(f"certificates are given and {address} is not encrypted; give the scheduler's tls:// address")
     return match["host"]
 
 

@@ -29,7 +29,7 @@ def serve(
     The worker listens on `host`, on loopback where that is None. Raises `InputError` for a scheduler on another machine
     without `host`, and for a folder that is not there; `ClusterError` if there is no scheduler.
     """
-    scheduler_host = check_address(address)
+    scheduler_host = check_address(address, tls)
     if host is None and scheduler_host not in _HERE:
         raise InputError(
             f"the scheduler is on another machine ({scheduler_host}), which must reach this worker; "
@@ -38,7 +38,8 @@ def serve(
     for folder in models:
         if not folder.is_dir():
             raise InputError(f"--models {folder} is no folder; give one with GGUF files")
-    env = {"DASK_LOGGING__DISTRIBUTED": "error", MODELS: os.pathsep.join(str(folder.absolute()) for folder in models)}
+    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")  # of the process that measures; read when Dask starts
+    env = {MODELS: os.pathsep.join(str(folder.absolute()) for folder in models)}
     if scratch is not None:
         env[SCRATCH] = str(scratch.absolute())
     distributed = load_library()

@@ -16,10 +16,10 @@ from quantprobe.errors import ClusterError, InputError
 
 @pytest.mark.parametrize(
     ("address", "host"),
-    [("tcp://10.0.0.1:8786", "10.0.0.1"), ("tls://big.local:1", "big.local"), ("[::1]:8786", "[::1]"), ("a:9", "a")],
+    [("tcp://10.0.0.1:8786", "10.0.0.1"), ("ws://big.local:1", "big.local"), ("[::1]:8786", "[::1]"), ("a:9", "a")],
 )
 def test_addresses(address: str, host: str) -> None:
-    assert check_address(address) == host
+    assert check_address(address, Tls()) == host
     assert ClusterPlace(address).n_local == 0
     assert ClusterPlace(address).worker_threads is None
 
@@ -50,6 +50,18 @@ def test_certificates_come_together(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"key\.pem does not exist"):
         Tls(file, file, tmp_path / "key.pem")
     assert Tls().security() is None
+
+
+def test_encrypted_addresses_and_certificates_go_together(tmp_path: Path) -> None:
+    file = tmp_path / "x.pem"
+    file.write_text("")
+    tls = Tls(file, file, file)
+    assert check_address("tls://a:1", tls) == "a"
+    with pytest.raises(InputError, match="give --tls-ca-file"):
+        ClusterPlace("tls://a:1")
+    for address in ("tcp://a:1", "a:1"):
+        with pytest.raises(InputError, match="give the scheduler's tls:// address"):
+            ClusterPlace(address, "", tls)
 
 
 def test_dask_gets_the_certificates(tmp_path: Path) -> None:
